@@ -1,0 +1,36 @@
+# Each target does its own set-up in .venv, again only when requirements.txt changed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: run test lint lab lock clean
+
+run: $(READY)            ## run the whole series headless; ends with a table and a page to open
+	$(BIN)/python -m labutils run
+
+test: lint               ## everything that is checked
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+lab: $(READY)            ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+$(READY): requirements.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.13" % v[:2])'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+lock: $(READY)           ## compile requirements.txt anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	echo '# Locked for Linux, macOS and Windows and Python 3.11 to 3.13. Made from pyproject.toml by `make lock`; change that, not this.' > requirements.new
+	$(BIN)/uv pip compile pyproject.toml --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade --quiet >> requirements.new
+	echo '-e .' >> requirements.new
+	mv requirements.new requirements.txt
+
+clean:
+	rm -rf .venv

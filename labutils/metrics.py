@@ -1,0 +1,113 @@
+"""Measures of a model: reconstruction, the floors it has to beat, and what it costs."""
+
+import platform
+import statistics
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from labutils.data import Split, batches, to_float
+
+
+def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500) -> dict[str, float]:
+    """Averages over the images of a split, whatever the model was trained with.
+
+    Returns:
+        mse per pixel; bce, the cross-entropy of an image in nats (summed over pixels); psnr in dB (per image, then
+        averaged); ssim.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    with torch.inference_mode():
+        for x, _ in batches(split.to(device), batch_size):
+            x_hat = model.decode(model.encode(x))  # type: ignore[operator]
+            mse = image_mse(x, x_hat)
+            bce = F.binary_cross_entropy(x_hat, x, reduction="sum")
+            psnr = -10 * mse.clamp_min(1e-12).log10()
+            sums += torch.stack([mse.sum(), bce, psnr.sum(), ssim(x, x_hat).sum()]).cpu().double()
+    model.train(was_training)
+    return dict(zip(("mse", "bce", "psnr", "ssim"), (sums / len(split)).tolist(), strict=True))
+
+
+def image_mse(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    """x, x_hat (B,1,28,28) → (B,) mean squared error per pixel."""
+    return (x - x_hat).square().flatten(1).mean(1)
+
+
+def ssim(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    """x, x_hat (B,1,H,W) in [0,1] → (B,) structural similarity, at most 1.
+
+    Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13, with their Gaussian window of 11 pixels and σ = 1.5, averaged over
+    the windows that lie within the image.
+    """
+    g = torch.exp(-((torch.arange(11, device=x.device, dtype=x.dtype) - 5) ** 2) / (2 * 1.5**2))
+    g /= g.sum()
+
+    def blur(image: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.conv2d(image, g.view(1, 1, 11, 1)), g.view(1, 1, 1, 11))
+
+    mu_x, mu_y = blur(x), blur(x_hat)
+    var_x, var_y = blur(x * x) - mu_x**2, blur(x_hat * x_hat) - mu_y**2
+    covariance = blur(x * x_hat) - mu_x * mu_y
+    c1, c2 = 0.01**2, 0.03**2
+    index = (2 * mu_x * mu_y + c1) * (2 * covariance + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))
+    return index.flatten(1).mean(1)
+
+
+def pca_errors(train: Split, test: Split) -> np.ndarray:
+    """The floor under every autoencoder: the test error per pixel of PCA fitted to the training images.
+
+    Returns:
+        (785,) entry k is the mean squared error with k components; entry 0 is that of the mean training image.
+    """
+    from sklearn.decomposition import PCA  # only here: importing labutils stays quick
+
+    pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
+    centred = to_float(test.images).flatten(1).numpy() - pca.mean_
+    energy = np.square(centred @ pca.components_.T).mean(0, dtype=np.float64)
+    # components are orthonormal: each takes its energy out of the error, so one fit answers for every size
+    left = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
+    errors = np.maximum(left, 0) / centred.shape[1]
+    return np.pad(errors, (0, centred.shape[1] + 1 - len(errors)), mode="edge")
+
+
+def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    """What a model costs: n_params, macs of one image through the whole model, latency_ms (median) of one image.
+
+    Args:
+        x: one image, (1,1,28,28) float.
+
+    A MAC is one multiplication with its addition in a convolution or matrix product; biases, normalisation and
+    activations are left out, as is customary.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        seconds = []
+        for _ in range(60):
+            start = time.perf_counter()
+            model(x).cpu()  # .cpu() waits for an accelerator
+            seconds.append(time.perf_counter() - start)
+    model.train(was_training)
+    return {
+        "n_params": sum(p.numel() for p in model.parameters()),
+        "macs": counter.get_total_flops() // 2,
+        "latency_ms": 1000 * statistics.median(seconds[10:]),
+    }
+
+
+def machine() -> str:
+    """The processor in words, for tables of timings."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return name

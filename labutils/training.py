@@ -1,0 +1,214 @@
+"""fit: the one training loop of the whole series. evaluate: the same losses without training."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from labutils.config import Config, stream_seed
+from labutils.data import Split, batches, check_images
+from labutils.objectives import Objective
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during `fit`. `.history` holds the finished epochs; the model keeps the weights it had."""
+
+    def __init__(self, history: pd.DataFrame, epochs: int) -> None:
+        super().__init__(f"training was interrupted after {len(history)} of {epochs} epochs")
+        self.history = history
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" as the best device there is: cuda, then mps, then cpu.
+
+    Raises:
+        ValueError: this machine (or this build of torch) does not have the device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, ok in there.items() if ok)
+    if not there[name]:
+        raise ValueError(f"device={name!r} is not available here; available: {[d for d, ok in there.items() if ok]}")
+    return torch.device(name)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "auto" as bfloat16 on CUDA cards that have it and float32 elsewhere.
+
+    Raises:
+        ValueError: bfloat16 was asked for and the processor would only emulate it.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if precision == "auto":
+        return "bfloat16" if native and device.type == "cuda" else "float32"
+    if precision == "bfloat16" and not native:
+        raise ValueError(f"precision='bfloat16' is not supported by this machine's {device.type}: use float32")
+    return precision
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    train: Split,
+    val: Split,
+    config: Config,
+    *,
+    progress: bool = True,
+    tensorboard: str | Path | None = None,
+) -> pd.DataFrame:
+    """Train `model` in place by the config's epochs, batch_size, lr, schedule, optimizer, seed, device and precision.
+
+    Args:
+        objective: (model, x, y) → dict of batch means; "loss" is minimised, all are logged.
+        train, val: images as uint8, or as floats in [0,1].
+        progress: show a bar with losses and remaining time.
+        tensorboard: a folder for TensorBoard event files.
+
+    Returns:
+        The history, a row an epoch: epoch, lr (the last step's), train_* (averages by example while training), val_*
+        (after the epoch) and seconds (both included).
+
+    Raises:
+        TrainingDiverged: a loss was NaN or infinite; the message names epoch, step and learning rate.
+        TrainingInterrupted: Ctrl-C; `.history` has the finished epochs.
+        ValueError: images are not (N,1,28,28) within [0,1], or the device or precision is not to be had.
+    """
+    check_images(train.images)
+    check_images(val.images)
+    device = resolve_device(config.device)
+    bfloat16 = resolve_precision(config.precision, device) == "bfloat16"
+    model.to(device)
+    train, val = train.to(device), val.to(device)
+    optimizer = _optimizer(model, config)
+    steps = config.epochs * -(-len(train) // config.batch_size)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(config.schedule, step, steps))
+    shuffling = torch.Generator().manual_seed(stream_seed(config.seed, "shuffling"))
+    rows: list[dict[str, float]] = []
+    bar = tqdm(total=steps, unit="step", disable=not progress, leave=False)
+    try:
+        with private_noise(config.seed, "training", device), bar, _tensorboard(tensorboard) as log:
+            for epoch in range(1, config.epochs + 1):
+                start = time.perf_counter()
+                shuffled = batches(train, config.batch_size, shuffling)
+                row = {"epoch": epoch} | _train_epoch(
+                    model, objective, shuffled, optimizer, scheduler, bfloat16, epoch, bar
+                )
+                row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
+                if not math.isfinite(row["val_loss"]):
+                    raise TrainingDiverged(
+                        f"the validation loss is {row['val_loss']} after epoch {epoch}; {_calmer(row)}"
+                    )
+                rows.append({**row, "seconds": time.perf_counter() - start})
+                bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
+                if log:
+                    for name in row.keys() - {"epoch"}:
+                        log.add_scalar(name, row[name], epoch)
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(pd.DataFrame(rows), config.epochs) from None
+    return pd.DataFrame(rows)
+
+
+def _train_epoch(
+    model: nn.Module,
+    objective: Objective,
+    shuffled: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    bfloat16: bool,
+    epoch: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One pass over the batches; the row of the history that it fills: lr and train_* averaged by example."""
+    model.train()
+    sizes, rows, lrs = [], [], []
+    for x, y in shuffled:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+            terms = objective(model, x, y)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        lrs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+        # kept on the device: reading a value here would make every step wait for the accelerator
+        rows.append(torch.stack([term.detach() for term in terms.values()]))
+        sizes.append(len(x))
+        bar.update()
+    table = torch.stack(rows).cpu().double()
+    losses = table[:, list(terms).index("loss")]
+    if not losses.isfinite().all():
+        step = int((~losses.isfinite()).nonzero()[0])
+        row = {"lr": lrs[step]}
+        raise TrainingDiverged(f"the loss is {losses[step]:g} in epoch {epoch}, step {step + 1}; {_calmer(row)}")
+    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    means = (weights @ table).tolist()
+    return {"lr": lrs[-1]} | {f"train_{name}": mean for name, mean in zip(terms, means, strict=True)}
+
+
+def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: int = 1000) -> dict[str, float]:
+    """The objective's terms on a split, averaged by example, in evaluation mode and without gradients.
+
+    The model's mode and every random stream are afterwards as they were before.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    sums: dict[str, torch.Tensor | float] = {}
+    with torch.inference_mode(), private_noise(0, "evaluation", device):
+        for x, y in batches(split.to(device), batch_size):
+            for name, value in objective(model, x, y).items():
+                sums[name] = sums.get(name, 0.0) + value * len(x)
+    model.train(was_training)
+    return {name: float(total) / len(split) for name, total in sums.items()}
+
+
+@contextmanager
+def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
+    """Inside, torch's global generators run a stream of their own; outside, they are as if nothing had happened."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(seed, purpose))
+        yield
+
+
+def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    parameters, decay = model.parameters(), config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=decay)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
+
+
+def _lr_factor(schedule: str, step: int, steps: int) -> float:
+    """The learning rate of a step, counted from 0, as a share of the peak."""
+    if schedule == "constant":
+        return 1.0
+    warm_up = max(1, steps // 10)
+    return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+
+
+def _calmer(row: dict[str, float]) -> str:
+    return f"the learning rate was {row['lr']:.3g}: try a smaller lr, or batch_norm=True"
+
+
+@contextmanager
+def _tensorboard(folder: str | Path | None) -> Iterator[Any]:
+    """A SummaryWriter, or None without a folder."""
+    if folder is None:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter  # only here: it costs seconds and few ask for it
+
+    with SummaryWriter(str(folder)) as writer:
+        yield writer
