@@ -178,7 +178,7 @@ def _verified(path: Path, sha: str, name: str) -> bytearray:
     if hashlib.sha256(content).hexdigest() != sha:
         start = " (it is an HTML page)" if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
         raise DataError(
-            f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum than {sha[:12]}…. "
+            f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum. "
             f"Delete it. {_remedy(name)}"
         )
     return content

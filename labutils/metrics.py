@@ -1,6 +1,5 @@
 """Measures of a model: reconstruction, the floors it has to beat, and what it costs."""
 
-import platform
 import statistics
 import time
 
@@ -101,13 +100,3 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
         "macs": counter.get_total_flops() // 2,
         "latency_ms": 1000 * statistics.median(seconds[10:]),
     }
-
-
-def machine() -> str:
-    """The processor in words, for tables of timings."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return name

@@ -104,13 +104,12 @@ def fit(
             for epoch in range(1, config.epochs + 1):
                 start = time.perf_counter()
                 shuffled = batches(train, config.batch_size, shuffling)
-                row = {"epoch": epoch} | _train_epoch(
-                    model, objective, shuffled, optimizer, scheduler, bfloat16, epoch, bar
-                )
+                row: dict[str, float] = {"epoch": epoch}
+                row |= _train_epoch(model, objective, shuffled, optimizer, scheduler, bfloat16, epoch, bar)
                 row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
                 if not math.isfinite(row["val_loss"]):
                     raise TrainingDiverged(
-                        f"the validation loss is {row['val_loss']} after epoch {epoch}; {_calmer(row)}"
+                        f"validation loss {row['val_loss']} after epoch {epoch}; {_calmer(row['lr'])}"
                     )
                 rows.append({**row, "seconds": time.perf_counter() - start})
                 bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
@@ -134,13 +133,15 @@ def _train_epoch(
 ) -> dict[str, float]:
     """One pass over the batches; the row of the history that it fills: lr and train_* averaged by example."""
     model.train()
-    sizes, rows, lrs = [], [], []
+    sizes: list[int] = []
+    rows: list[torch.Tensor] = []
+    lrs: list[float] = []
     for x, y in shuffled:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             terms = objective(model, x, y)
         optimizer.zero_grad()
         terms["loss"].backward()
-        lrs.append(scheduler.get_last_lr()[0])
+        lrs.append(float(scheduler.get_last_lr()[0]))
         optimizer.step()
         scheduler.step()
         # kept on the device: reading a value here would make every step wait for the accelerator
@@ -151,8 +152,7 @@ def _train_epoch(
     losses = table[:, list(terms).index("loss")]
     if not losses.isfinite().all():
         step = int((~losses.isfinite()).nonzero()[0])
-        row = {"lr": lrs[step]}
-        raise TrainingDiverged(f"the loss is {losses[step]:g} in epoch {epoch}, step {step + 1}; {_calmer(row)}")
+        raise TrainingDiverged(f"loss {losses[step]:g} in epoch {epoch}, step {step + 1}; {_calmer(lrs[step])}")
     weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     means = (weights @ table).tolist()
     return {"lr": lrs[-1]} | {f"train_{name}": mean for name, mean in zip(terms, means, strict=True)}
@@ -198,8 +198,8 @@ def _lr_factor(schedule: str, step: int, steps: int) -> float:
     return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
 
-def _calmer(row: dict[str, float]) -> str:
-    return f"the learning rate was {row['lr']:.3g}: try a smaller lr, or batch_norm=True"
+def _calmer(lr: float) -> str:
+    return f"the learning rate was {lr:.3g}: try a smaller lr, or batch_norm=True"
 
 
 @contextmanager

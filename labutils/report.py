@@ -1,0 +1,169 @@
+"""The series: notebooks executed headless into git-ignored copies, their results in a table and an HTML page."""
+
+import html
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from labutils.config import ROOT, local_dir, scale
+from labutils.data import load_dataset
+
+NOTEBOOKS = ROOT / "notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def save_results(
+    stem: str, dataset: str, df: pd.DataFrame, figures: Mapping[str, Figure], *, question: str, answer: str
+) -> Path:
+    """Write a notebook's table, figures, question and answer to `outputs/local/<dataset>-<scale>/<stem>/`.
+
+    Returns:
+        The folder: results.csv, <figure>.png, summary.json.
+    """
+    folder = local_dir(dataset) / stem
+    folder.mkdir(parents=True, exist_ok=True)
+    df.to_csv(folder / "results.csv", index=False)
+    for name, fig in figures.items():
+        fig.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", facecolor="white")
+    summary = {"question": question, "answer": answer, "figures": list(figures)}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+def run_series(names: Sequence[str] = ()) -> int:
+    """Execute notebooks in order and print a results table and the page to open.
+
+    Args:
+        names: notebooks such as "01_baseline" or a path; none means all.
+
+    Returns:
+        The number of notebooks that failed; each leaves its copy, executed as far as it came.
+
+    Raises:
+        ValueError: there is no such notebook; nothing has run then.
+    """
+    paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    dataset = load_dataset().name
+    folder = local_dir(dataset)
+    print(f"{len(paths)} notebooks on {dataset} at {scale().name} scale; results go to {folder}")
+    rows = [_execute(path, folder) for path in paths]
+    page = _write_page(folder, dataset, rows)
+    table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
+    print("\n" + table.to_string(index=False, max_colwidth=100, justify="left"))
+    print(f"\nOpen {page.as_uri()}")
+    return sum(row["failed"] for row in rows)
+
+
+def _find(name: str) -> Path:
+    path = Path(name) if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb")))
+        raise ValueError(f"there is no notebook {name!r}; there are {known}")
+    return path
+
+
+def _execute(path: Path, folder: Path) -> dict[str, Any]:
+    """Run one notebook in a kernel of its own; its row of the results table."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    bar = tqdm(
+        total=len(cells), desc=path.stem, unit="cell", bar_format="{desc} {n_fmt}/{total_fmt} {elapsed} {postfix}"
+    )
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
+        on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
+    )
+    start, failure = time.perf_counter(), ""
+    with bar:
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            failure = f"{error.ename}: {error.evalue}"
+            tqdm.write(f"{path.stem} failed: {error}")
+    _strip(notebook)
+    target = folder / "notebooks" / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
+    _write_html(notebook, target.with_suffix(".html"))
+    summary_file = folder / path.stem / "summary.json"
+    # a summary from an earlier run must not stand for this one
+    fresh = (
+        summary_file.exists()
+        and not failure
+        and summary_file.stat().st_mtime > time.time() - (time.perf_counter() - start) - 1
+    )
+    summary = (
+        json.loads(summary_file.read_text(encoding="utf-8")) if fresh else {"question": "", "answer": "", "figures": []}
+    )
+    minutes = round((time.perf_counter() - start) / 60, 1)
+    row = {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
+    return row | ({"answer": f"FAILED: {failure}"} if failure else {})
+
+
+def _first_line(cell: Any) -> str:
+    lines = [line for line in cell.source.splitlines() if line and not line.startswith(("#", "import", "from"))]
+    return (lines or [""])[0][:60]
+
+
+def _strip(notebook: Any) -> None:
+    """Leave what a reader sees: no progress bars (they need a kernel), no timing metadata, no widget state."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+
+
+def _write_html(notebook: Any, path: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    path.write_text(body, encoding="utf-8")
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; width: 100% } th, td { text-align: left; vertical-align: top; padding: .5rem .8rem }
+tr + tr { border-top: 1px solid #ddd } td.n { text-align: right } a { color: #0072b2 } .failed { color: #b00 }
+figure { margin: 2rem 0 } img { max-width: 100% } figcaption, .small { color: #666; font-size: .9rem }
+"""
+
+
+def _write_page(folder: Path, dataset: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """index.html beside the executed notebooks: the results table and every figure; readable without a network."""
+    lines, pictures = [], []
+    for row in rows:
+        name = row["notebook"]
+        link = f'<a href="notebooks/{name}.html">{name}</a>'
+        state = ' class="failed"' if row["failed"] else ""
+        question, answer = html.escape(row["question"]), html.escape(row["answer"])
+        lines.append(f"<tr><td>{link}<td>{question}<td{state}>{answer}<td class=n>{row['minutes']}</tr>")
+        for figure in row["figures"]:
+            caption = f"{link}: {html.escape(figure.replace('_', ' '))}"
+            picture = f'<img src="{name}/{figure}.png" alt="{html.escape(figure)}">'
+            pictures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
+    head = "<tr><th>notebook<th>question<th>answer<th>minutes</tr>"
+    body = (
+        f"<h1>latent-digits-lab</h1><p class=small>{dataset}, {scale().name} scale, {os.cpu_count()} cores</p>"
+        f"<table>{head}{''.join(lines)}</table>{''.join(pictures)}"
+    )
+    page = folder / "index.html"
+    document = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>latent-digits-lab</title><style>{STYLE}</style>"
+    )
+    page.write_text(f"{document}<body>{body}</body></html>\n", encoding="utf-8")
+    return page

@@ -1,0 +1,355 @@
+"""The run store: `run` trains a Config once and afterwards returns the stored run; `ablate` and `sweep` make tables.
+
+A run is a folder `outputs/runs/<key>/`. Its key is a hash of the config, the images' checksum, the code that decides
+the result and torch's version, so today's code never returns what other code computed. A run is written under another
+name and renamed when it is complete: a folder with a manifest is a whole run, whatever happened to the process.
+"""
+
+import ast
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import tokenize
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+from tqdm.auto import tqdm
+
+from labutils.config import BASELINE, Config, runs_dir, scale
+from labutils.data import Dataset, load_dataset, subset, to_float
+from labutils.metrics import costs, pca_errors, reconstruction_metrics
+from labutils.models import build_model
+from labutils.objectives import build_objective
+from labutils.training import fit, resolve_device, resolve_precision
+
+DECIDES_THE_RESULT = ("data", "models", "objectives", "training", "metrics")
+FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
+
+
+class RunError(RuntimeError):
+    """A stored run is missing, damaged or made by something else; the message names it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch."""
+
+    config: Config
+    model: nn.Module
+    metrics: dict[str, float]
+    history: pd.DataFrame
+    path: Path
+
+
+def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None = None) -> Run:
+    """Train a config and store the run, or return the stored run of exactly this config, data and code.
+
+    `Run.config` says what really ran: the data set that was found, the device, and fewer epochs at smoke scale.
+
+    Raises:
+        DataError, TrainingDiverged, TrainingInterrupted, ValueError: see `load_dataset` and `fit`.
+    """
+    data = load_dataset(config.dataset)
+    config = _resolved(config, data)
+    key = run_key(config, data.checksum)
+    path = runs_dir() / key
+    if path.exists():
+        try:
+            return load_run(path)
+        except RunError as error:
+            aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
+            path.rename(aside)
+            warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=2)
+    model = build_model(config)
+    train = subset(data.train, config.n_train)
+    history = fit(
+        model, build_objective(config), train, data.val, config, progress=progress, tensorboard=tensorboard
+    )  # fmt: skip
+    metrics = _measure(model, config, data, history)
+    _store(path, config, data, model, metrics, history)
+    return load_run(path)
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a stored run back, every byte verified.
+
+    Args:
+        path: the run's folder, or its name in the run store.
+
+    Raises:
+        RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
+    """
+    path = Path(path) if Path(path).is_dir() else runs_dir() / path
+    try:
+        manifest = json.loads((path / "MANIFEST.json").read_bytes())
+        content = {name: (path / name).read_bytes() for name in FILES}
+        for name, data in content.items():
+            if manifest["files"][name] != _fingerprint(data):
+                raise RunError(f"{path / name} is not the file that was stored")
+        config = Config.from_dict(json.loads(content["config.json"]))
+        if manifest["key"] != _hash(config, **manifest["made_from"]):
+            raise RunError(f"{path} has the manifest of another run")
+        model = build_model(config)
+        model.load_state_dict(load_safetensors(content["model.safetensors"]))
+    except RunError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RunError(f"{path} holds no readable run ({type(error).__name__}: {error})") from error
+    history = pd.read_csv(io.BytesIO(content["history.csv"]), float_precision="round_trip")
+    return Run(config, model.eval(), json.loads(content["metrics.json"]), history, path)
+
+
+def run_key(config: Config, checksum: str) -> str:
+    """The name of a run in the store: 16 hex digits, the same in every process on every platform."""
+    return _hash(config, checksum, code_hash(), _torch_version())
+
+
+def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.DataFrame:
+    """Run every config; a row a run with all Config fields, the metrics and the run's key, in the order given.
+
+    Args:
+        executor: any `concurrent.futures.Executor`; None runs one after the other in this process.
+    """
+    configs = list(configs)
+    if executor is None:
+        runs = (run(config) for config in configs)
+        return pd.DataFrame([_row(r) for r in tqdm(runs, total=len(configs), unit="run", disable=len(configs) < 2)])
+    futures = [executor.submit(run_row, config) for config in configs]
+    return pd.DataFrame([future.result() for future in tqdm(futures, unit="run")])
+
+
+def run_row(config: Config) -> dict[str, Any]:
+    """`run` for a worker: returns the row of the table, no tensors."""
+    return _row(run(config, progress=False))
+
+
+def ablate(
+    factor: str, values: Sequence[Any], base: Config = BASELINE, seeds: int = 5, executor: Executor | None = None
+) -> pd.DataFrame:
+    """Vary one field of `base` over `values`, each with the seeds 0 … seeds-1: a row a run (see `sweep`).
+
+    At smoke scale only the first and the last value and two seeds run.
+
+    Raises:
+        ValueError: `factor` is no field of Config, or a value is outside its range; nothing has run then.
+    """
+    if factor not in Config.__dataclass_fields__ or factor == "seed":
+        raise ValueError(f"factor={factor!r} must be a field of Config other than seed")
+    if not values or seeds < 1:
+        raise ValueError(f"an ablation needs values and at least one seed, not values={values!r}, seeds={seeds}")
+    limits = scale()
+    if limits.values and len(values) > limits.values:
+        values = [values[0], values[-1]]
+    seeds = min(seeds, limits.seeds or seeds)
+    variants: list[dict[str, Any]] = [{factor: value, "seed": seed} for value in values for seed in range(seeds)]
+    return sweep([replace(base, **variant) for variant in variants], executor)
+
+
+def summarize(df: pd.DataFrame, by: str, metric: str = "test_mse") -> pd.DataFrame:
+    """Mean, standard deviation, 95 % t-interval of the mean, and n of a metric for each value of a column.
+
+    With one run the interval is NaN: one run says nothing about the next.
+    """
+    from scipy import stats
+
+    table = df.groupby(by, sort=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+    half = stats.t.ppf(0.975, (table["n"] - 1).where(table["n"] > 1)) * table["std"] / np.sqrt(table["n"])
+    table.insert(2, "low", table["mean"] - half)
+    table.insert(3, "high", table["mean"] + half)
+    return table
+
+
+def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
+    """Each value of a factor against the baseline, paired by seed.
+
+    Args:
+        baseline: the value to compare with; None is the first in the table.
+
+    Returns:
+        A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
+        comparisons (Bonferroni), percent of the baseline's mean, n pairs, and verdict: "better" or "worse" where
+        the interval excludes zero, else "not resolved". Lower is better for errors and costs, higher for psnr, ssim,
+        accuracies and images_per_second.
+
+    Raises:
+        ValueError: the baseline is not in the table, or a value was run twice with one seed.
+    """
+    from scipy import stats
+
+    wide = df.pivot(index="seed", columns=factor, values=metric)[list(dict.fromkeys(df[factor]))]
+    baseline = wide.columns[0] if baseline is None else baseline
+    if baseline not in wide.columns:
+        raise ValueError(f"baseline={baseline!r} is not among the values of {factor}: {list(wide.columns)}")
+    others = [value for value in wide.columns if value != baseline]
+    higher_is_better = metric.endswith(("psnr", "ssim", "accuracy", "images_per_second"))
+    rows = []
+    for value in others:
+        d = (wide[value] - wide[baseline]).dropna()
+        half = np.nan
+        if len(d) > 1:
+            half = stats.t.ppf(1 - 0.025 / len(others), len(d) - 1) * d.std() / np.sqrt(len(d))
+        low, high = d.mean() - half, d.mean() + half
+        verdict = f"not resolved at n = {len(d)}"
+        if low > 0 or high < 0:
+            verdict = "better" if (low > 0) == higher_is_better else "worse"
+        percent = 100 * d.mean() / wide[baseline].mean()
+        rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent,
+                     "n": len(d), "verdict": verdict})  # fmt: skip
+    return pd.DataFrame(rows).set_index(factor)
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the modules that decide a result, without their comments, docstrings and blank lines."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(
+        "".join(_code((folder / f"{m}.py").read_text()) for m in DECIDES_THE_RESULT).encode()
+    ).hexdigest()
+
+
+def _code(source: str) -> str:
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            doc = node.body[0]
+            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)  # type: ignore[operator]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _resolved(config: Config, data: Dataset) -> Config:
+    """What really runs: the data set that was found, the device there is, the epochs of the present scale."""
+    device = resolve_device(config.device)
+    return replace(
+        config,
+        dataset=data.name,
+        device=device.type,
+        precision=resolve_precision(config.precision, device),
+        epochs=min(config.epochs, scale().epochs or config.epochs),
+    )
+
+
+def _hash(config: Config, data: str, code: str, torch: str) -> str:
+    ingredients = {"config": config.to_dict(), "data": data, "code": code, "torch": torch}
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _torch_version() -> str:
+    return torch.__version__.split("+")[0]
+
+
+_floors: dict[tuple[str, int], np.ndarray] = {}
+
+
+def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
+    """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
+    key = (data.checksum, n_train or len(data.train))
+    if key not in _floors:
+        _floors[key] = pca_errors(subset(data.train, n_train), data.test)
+    return _floors[key]
+
+
+def _measure(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:
+    train = subset(data.train, config.n_train)
+    test = reconstruction_metrics(model, data.test)
+    seconds = float(history["seconds"].sum())
+    line = floors(data, config.n_train)
+    return {
+        "test_mse": test["mse"],
+        "val_mse": reconstruction_metrics(model, data.val)["mse"],
+        "train_mse": reconstruction_metrics(model, train)["mse"],
+        "test_bce": test["bce"],
+        "psnr": test["psnr"],
+        "ssim": test["ssim"],
+        "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
+        "mean_image_mse": float(line[0]),
+        **costs(model, to_float(data.test.images[:1]).to(next(model.parameters()).device)),
+        "seconds": seconds,
+        "images_per_second": len(train) * config.epochs / seconds,
+    }
+
+
+def _row(r: Run) -> dict[str, Any]:
+    return {
+        **r.config.to_dict(),
+        "filters": str(r.config.filters),
+        **r.metrics,
+        "scale": scale().name,
+        "run": r.path.name,
+    }
+
+
+def _store(
+    path: Path, config: Config, data: Dataset, model: nn.Module, metrics: dict[str, float], history: pd.DataFrame
+) -> None:
+    """Write a run under a temporary name, then rename the folder. Where another process was first, its run stays."""
+    content = {
+        "config.json": json.dumps(config.to_dict(), indent=1).encode(),
+        "history.csv": history.to_csv(index=False).encode(),
+        "metrics.json": json.dumps(metrics, indent=1).encode(),
+        "model.safetensors": save_safetensors(
+            {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+            metadata={"config": json.dumps(config.to_dict())},  # a copied file says what it is
+        ),
+    }
+    manifest = {
+        "key": path.name,
+        "made_from": {"data": data.checksum, "code": code_hash(), "torch": _torch_version()},
+        "files": {name: _fingerprint(value) for name, value in content.items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "threads": torch.get_num_threads(),
+        "platform": f"{sys.platform} {platform.machine()}",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=".writing-"))
+    try:
+        for name, value in (*content.items(), ("MANIFEST.json", json.dumps(manifest, indent=1).encode())):
+            _write(scratch / name, value)
+        _sync_folder(scratch)
+        try:
+            scratch.rename(path)
+        except OSError:
+            if not (path / "MANIFEST.json").exists():
+                raise
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system can (Windows cannot)."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
