@@ -67,7 +67,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from labutils.data import load_dataset  # torch loads here: --help and a wrong flag answer at once
+    from labutils.data import load_dataset
     from labutils.latent import reconstruct
     from labutils.plots import plot_history, plot_images
     from labutils.runs import run

@@ -46,7 +46,7 @@ def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
     Raises:
         ValueError: an unknown method.
     """
-    codes = z.numpy()
+    codes = z.double().numpy()  # in float32 two calls differ visibly
     if method == "pca":
         from sklearn.decomposition import PCA
 

@@ -56,7 +56,7 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
             ax.spines[:].set_visible(False)
         for ax, image in zip(line, images, strict=False):
             # the range is fixed: an image of one grey shows as that grey
-            ax.imshow(image[0], cmap="gray_r", vmin=0, vmax=255 if image.dtype == torch.uint8 else 1)
+            ax.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=255 if image.dtype == torch.uint8 else 1)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for ax, text in zip(axes[0], columns or (), strict=False):
         ax.set_title(text, fontsize=8)

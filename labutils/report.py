@@ -83,6 +83,7 @@ def _execute(path: Path, folder: Path) -> dict[str, Any]:
     client = NotebookClient(
         notebook,
         timeout=None,
+        extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets are not the reader's
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),

@@ -71,7 +71,7 @@ def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None
     path = runs_dir() / key
     if path.exists():
         try:
-            return load_run(path)
+            return _load(path, key)
         except RunError as error:
             aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
             path.rename(aside)
@@ -83,7 +83,7 @@ def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None
     )  # fmt: skip
     metrics = _measure(model, config, data, history)
     _store(path, config, data, model, metrics, history)
-    return load_run(path)
+    return _load(path, key)
 
 
 def load_run(path: str | Path) -> Run:
@@ -95,7 +95,11 @@ def load_run(path: str | Path) -> Run:
     Raises:
         RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
     """
-    path = Path(path) if Path(path).is_dir() else runs_dir() / path
+    return _load(Path(path) if Path(path).is_dir() else runs_dir() / path)
+
+
+def _load(path: Path, key: str | None = None) -> Run:
+    """`load_run`, where `key` says which run it has to be."""
     try:
         manifest = json.loads((path / "MANIFEST.json").read_bytes())
         content = {name: (path / name).read_bytes() for name in FILES}
@@ -103,15 +107,15 @@ def load_run(path: str | Path) -> Run:
             if manifest["files"][name] != _fingerprint(data):
                 raise RunError(f"{path / name} is not the file that was stored")
         config = Config.from_dict(json.loads(content["config.json"]))
-        if manifest["key"] != _hash(config, **manifest["made_from"]):
-            raise RunError(f"{path} has the manifest of another run")
+        if _hash(config, **manifest["made_from"]) != (key or manifest["key"]):
+            raise RunError(f"{path} holds another run than its name or its manifest says")
         model = build_model(config)
         model.load_state_dict(load_safetensors(content["model.safetensors"]))
     except RunError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} holds no readable run ({type(error).__name__}: {error})") from error
-    history = pd.read_csv(io.BytesIO(content["history.csv"]), float_precision="round_trip")
+    history = pd.read_csv(io.BytesIO(content["history.csv"]))
     return Run(config, model.eval(), json.loads(content["metrics.json"]), history, path)
 
 
@@ -152,7 +156,7 @@ def ablate(
     if factor not in Config.__dataclass_fields__ or factor == "seed":
         raise ValueError(f"factor={factor!r} must be a field of Config other than seed")
     if not values or seeds < 1:
-        raise ValueError(f"an ablation needs values and at least one seed, not values={values!r}, seeds={seeds}")
+        raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
     limits = scale()
     if limits.values and len(values) > limits.values:
         values = [values[0], values[-1]]

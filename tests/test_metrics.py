@@ -1,0 +1,156 @@
+"""The measures, each against an independent oracle: scikit-image, scikit-learn, or a count by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from sklearn.decomposition import PCA
+from torch import nn
+
+from labutils.config import BASELINE, COMPACT
+from labutils.data import Split, load_dataset, subset, to_float
+from labutils.metrics import costs, image_mse, pca_errors, reconstruction_metrics, ssim
+from labutils.models import build_model
+
+NOISE = torch.Generator().manual_seed(0)
+
+
+def oracle_ssim(x: torch.Tensor, x_hat: torch.Tensor) -> float:
+    """scikit-image's, of one image, with the window of the paper."""
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    return structural_similarity(x.squeeze().double().numpy(), x_hat.squeeze().double().numpy(), **options)
+
+
+# A dark and a bright background, and an image with nothing in it: SSIM cancels large numbers where an image is flat.
+PAIRS = {
+    "blurred": lambda x: (x, nn.functional.avg_pool2d(x, 3, 1, 1)),
+    "noisy": lambda x: (x, (x + 0.2 * torch.randn(x.shape, generator=NOISE)).clamp(0, 1)),
+    "bright": lambda x: (1 - x, 1 - nn.functional.avg_pool2d(x, 3, 1, 1)),
+    "inverted": lambda x: (x, 1 - x),
+    "black": lambda x: (x, torch.zeros_like(x)),
+    "noise": lambda x: (x, torch.rand(x.shape, generator=NOISE)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_ssim_is_that_of_scikit_image(digits, pair):
+    x, x_hat = PAIRS[pair](to_float(subset(digits.test, 40).images))
+    ours = ssim(x, x_hat)
+    assert ours.shape == (40,)
+    assert ours.tolist() == pytest.approx([oracle_ssim(a, b) for a, b in zip(x, x_hat, strict=True)], abs=1e-5)
+
+
+def test_ssim_is_symmetric_and_at_most_one(digits):
+    x = to_float(subset(digits.test, 40).images)
+    y = torch.rand(x.shape, generator=NOISE)
+    assert torch.allclose(ssim(x, y), ssim(y, x), atol=1e-6)
+    assert ssim(x, x).tolist() == pytest.approx([1] * 40, abs=1e-6)
+    assert ssim(x, y).max() < 0.5
+
+
+class Fake(nn.Module):
+    """Returns its input times a factor; the parameter tells where the model is."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z * self.factor
+
+
+def test_a_perfect_model(digits):
+    black_and_white = Split((digits.test.images > 127).to(torch.uint8) * 255, digits.test.labels)
+    perfect = reconstruction_metrics(Fake(), black_and_white)
+    # 120 dB instead of infinity, so that one perfect image leaves an average usable
+    assert perfect == pytest.approx({"mse": 0, "bce": 0, "psnr": 120, "ssim": 1}, abs=1e-5)
+
+
+def test_metrics_are_averages_over_images(digits):
+    # 40 images in batches of 16: the last has 8, and an average of averages would weigh them double
+    split = subset(digits.test, 40)
+    images = to_float(split.images).squeeze(1).double().numpy()
+    ours = reconstruction_metrics(Fake(0.5), split, batch_size=16)
+    pairs = [(x, x / 2) for x in images]
+    assert ours["mse"] == pytest.approx(np.mean([np.square(a - b).mean() for a, b in pairs]))
+    assert ours["psnr"] == pytest.approx(np.mean([peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs]))
+    assert ours["ssim"] == pytest.approx(
+        np.mean([oracle_ssim(*map(torch.from_numpy, pair)) for pair in pairs]), abs=1e-5
+    )
+    # log 0 never meets a weight here: where x is 0, so is x / 2
+    bce = [-(x * np.log(np.maximum(x / 2, 1e-300)) + (1 - x) * np.log(1 - x / 2)).sum() for x in images]
+    assert ours["bce"] == pytest.approx(np.mean(bce), rel=1e-5)
+
+
+def test_image_mse_is_per_image():
+    x = torch.zeros(2, 1, 28, 28)
+    x[1] = 0.5
+    assert image_mse(x, torch.zeros_like(x)).tolist() == [0, 0.25]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_measuring_leaves_the_model_as_it_was(digits, mode):
+    model = build_model(COMPACT).train(mode)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reconstruction_metrics(model, subset(digits.test, 20))
+    costs(model, torch.rand(1, 1, 28, 28))
+    assert model.training is mode
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def oracle_pca(train: np.ndarray, test: np.ndarray, k: int) -> float:
+    """The error of scikit-learn's own reconstruction, one fit for one k."""
+    pca = PCA(k, svd_solver="full").fit(train)
+    return float(np.square(pca.inverse_transform(pca.transform(test)) - test).mean())
+
+
+@pytest.mark.parametrize("n", [1000, 100], ids=["more_images_than_pixels", "fewer_images_than_pixels"])
+def test_pca_errors_are_those_of_scikit_learn(digits, n):
+    train, test = subset(digits.train, n), subset(digits.test, 200)
+    errors = pca_errors(train, test)
+    a, b = (to_float(s.images).flatten(1).double().numpy() for s in (train, test))
+    assert errors.shape == (785,)
+    assert errors[0] == pytest.approx(np.square(b - a.mean(0)).mean(), rel=1e-4)
+    for k in (2, 12, 32):
+        assert errors[k] == pytest.approx(oracle_pca(a, b, k), rel=1e-4)
+    assert (np.diff(errors) <= 1e-9).all()
+
+
+def test_pca_has_no_more_components_than_the_images_span(digits):
+    # 100 centred images span 99 directions; any further "component" has been learned from nothing
+    train, test = subset(digits.train, 100), subset(digits.test, 200)
+    errors = pca_errors(train, test)
+    assert errors[99:] == pytest.approx(np.full(686, errors[99]), rel=1e-4)
+    assert errors[99] > 0.01
+
+
+def test_pca_with_every_component_is_exact(digits):
+    train = subset(digits.train, 1000)
+    assert pca_errors(train, train)[784] == pytest.approx(0, abs=1e-7)
+
+
+def test_pca_line_of_the_full_set(real_data):
+    dataset = load_dataset("mnist", real_data)
+    expected = {2: 0.0557, 8: 0.0374, 12: 0.0312, 16: 0.0269, 32: 0.0168, 64: 0.0091}  # measured outside this project
+    errors = pca_errors(dataset.train, dataset.test)
+    assert errors[[*expected]].tolist() == pytest.approx([*expected.values()], abs=1e-4)
+
+
+def test_macs_of_the_baseline_by_hand():
+    # a convolution: output pixels × 9 × channels in × channels out; a transposed one the same with its input pixels
+    half = 14 * 14 * 9 * 1 * 32 + 7 * 7 * 9 * 32 * 32 + 4 * 4 * 9 * 32 * 64 + 64 * 4 * 4 * 32
+    assert costs(build_model(BASELINE), torch.rand(1, 1, 28, 28))["macs"] == 2 * half  # the decoder mirrors it
+
+
+def test_costs():
+    model = build_model(BASELINE)
+    result = costs(model, torch.rand(1, 1, 28, 28))
+    assert result.keys() == {"n_params", "macs", "latency_ms"}
+    assert result["n_params"] == sum(p.numel() for p in model.parameters())
+    assert 0 < result["latency_ms"] < 1000
+    assert math.isfinite(result["latency_ms"])

@@ -1,0 +1,34 @@
+"""What every notebook keeps to; that they run is nbmake's part (`make test`)."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def code_cells(path):
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_thin_checks_itself_and_carries_no_machine(path):
+    cells = code_cells(path)
+    tree = ast.parse("\n".join(cells))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(tree)), "every claim is a check that can fail"
+    assert all(len(cell.splitlines()) <= 18 for cell in cells)
+    assert "pip install" not in "\n".join(cells)
+    assert path.stat().st_size < 1_000_000
+    notebook = json.loads(path.read_text())
+    assert "widgets" not in notebook["metadata"]
+    assert not any("execution" in c["metadata"] for c in notebook["cells"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_all_there_in_order_or_all_absent(path):
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    counts = [c["execution_count"] for c in cells]
+    assert counts in ([None] * len(cells), list(range(1, len(cells) + 1)))

@@ -1,0 +1,200 @@
+"""The store keeps its word: the same config returns the same run, damage is noticed, other code gets another key."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+
+from labutils import BASELINE, Config, ablate, compare, load_run, run, runs, summarize, sweep
+from labutils.runs import FILES, RunError, _code, run_key
+from labutils.training import TrainingDiverged
+
+TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
+
+
+def equal(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return run(TINY, progress=False)
+
+
+def test_a_run_has_everything_the_contract_names(stored):
+    assert stored.config == replace(TINY, precision="float32")
+    assert list(stored.history["epoch"]) == [1]
+    assert {p.name for p in stored.path.iterdir()} == {*FILES, "MANIFEST.json"}
+    expected = "test_mse test_bce val_mse train_mse psnr ssim n_params macs seconds images_per_second latency_ms"
+    assert {*expected.split(), "pca_mse", "mean_image_mse"} == set(stored.metrics)
+    assert np.isfinite(list(stored.metrics.values())).all()
+    assert not stored.model.training
+
+
+def test_the_second_call_returns_the_stored_run_in_under_a_second(stored, monkeypatch):
+    monkeypatch.setattr(runs, "fit", lambda *a, **k: pytest.fail("trained again"))
+    start = time.perf_counter()
+    again = run(TINY, progress=False)
+    assert time.perf_counter() - start < 1  # the project's promise, about ten times what it takes
+    assert again.metrics == stored.metrics
+    assert equal(again.model, stored.model)
+    pd.testing.assert_frame_equal(again.history, stored.history)
+
+
+def test_the_stored_model_gives_the_metrics_that_are_stored_with_it(stored, digits):
+    from labutils.metrics import reconstruction_metrics
+
+    assert reconstruction_metrics(stored.model, digits.test)["mse"] == pytest.approx(
+        stored.metrics["test_mse"], rel=1e-6
+    )
+
+
+def test_the_weights_file_says_what_it_is(stored):
+    with safe_open(stored.path / "model.safetensors", "pt") as file:
+        assert Config.from_dict(json.loads(file.metadata()["config"])) == stored.config
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Config) if f.name != "model"])  # there is one model so far
+def test_every_field_changes_the_key(field):
+    other = {
+        "dataset": "fashion_mnist", "filters": (4, 5), "depth": 1, "latent_dim": 4, "batch_norm": True,
+        "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 64, "lr": 1e-3, "schedule": "constant",
+        "optimizer": "sgd", "beta2": 0.9, "weight_decay": 0.1, "n_train": 100, "seed": 1, "device": "cuda",
+        "precision": "bfloat16",
+    }  # fmt: skip
+    assert run_key(replace(TINY, **{field: other[field]}), "data") != run_key(TINY, "data")
+
+
+def test_other_images_or_other_code_change_the_key(monkeypatch):
+    key = run_key(TINY, "data")
+    assert run_key(TINY, "other data") != key
+    monkeypatch.setattr(runs, "code_hash", lambda: "other code")
+    assert run_key(TINY, "data") != key
+
+
+def test_comments_and_docstrings_are_not_code_and_numbers_are():
+    source = 'def f(x):\n    """Doc."""\n    # why\n\n    return x + 1  # one\n'
+    assert _code(source) == _code("def f(x):\n    return x + 1\n") == "def f(x):\n    return x + 1"
+    assert _code(source) != _code(source.replace("+ 1", "+ 2"))
+    assert "# not a comment" in _code('x = "# not a comment"\n')
+
+
+def test_the_key_is_the_same_in_another_process_with_another_hash_seed():
+    script = f"from labutils.runs import run_key; from labutils import Config; print(run_key({TINY!r}, 'data'))"
+    env = {**os.environ, "PYTHONHASHSEED": "7"}
+    out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == run_key(TINY, "data")
+
+
+def damage(kind, path):
+    file = path / ("MANIFEST.json" if kind == "no manifest" else "model.safetensors")
+    content = bytearray(file.read_bytes())
+    if kind == "bit flip":
+        content[len(content) // 2] ^= 1
+    elif kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "zero tail":
+        content[-100:] = bytes(100)
+    elif kind == "empty":
+        content = b""
+    file.unlink() if kind == "no manifest" else file.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["bit flip", "truncated", "zero tail", "empty", "no manifest"])
+def test_a_damaged_run_is_set_aside_and_trained_again(store, kind):
+    first = run(TINY, progress=False)
+    damage(kind, first.path)
+    with pytest.raises(RunError, match=first.path.name):
+        load_run(first.path)
+    with pytest.warns(UserWarning, match="set aside"):
+        again = run(TINY, progress=False)
+    assert equal(first.model, again.model)  # training is repeatable
+    assert len(list(store.glob(f"damaged-{first.path.name}-*"))) == 1
+
+
+def test_another_runs_folder_under_this_name_is_noticed(store):
+    first, other = run(TINY, progress=False), run(replace(TINY, seed=1), progress=False)
+    manifest = json.loads((other.path / "MANIFEST.json").read_text())
+    for name in FILES:
+        (first.path / name).write_bytes((other.path / name).read_bytes())
+    (first.path / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match="holds another run"):
+        assert equal(run(TINY, progress=False).model, first.model)
+
+
+def test_a_failed_run_leaves_nothing_behind(store, monkeypatch):
+    monkeypatch.setattr(runs, "build_objective", lambda config: lambda m, x, y: {"loss": m(x).sum() * torch.nan})
+    with pytest.raises(TrainingDiverged, match="learning rate"):
+        run(TINY, progress=False)
+    assert not store.exists() or list(store.iterdir()) == []
+
+
+def test_ablate_changes_one_field_and_pairs_the_seeds(store):
+    df = ablate("latent_dim", [2, 3], base=TINY, seeds=2)
+    assert df[["latent_dim", "seed"]].to_numpy().tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
+    constant = [f.name for f in fields(Config) if f.name not in ("latent_dim", "seed")]
+    assert (df[constant].astype(str).nunique() == 1).all()
+    assert (df["dataset"] == "mnist5k").all()
+    with ThreadPoolExecutor(2) as executor:  # any Executor gives the same table
+        pd.testing.assert_frame_equal(
+            sweep([replace(TINY, latent_dim=n, seed=s) for n in (2, 3) for s in (0, 1)], executor), df
+        )
+
+
+@pytest.mark.parametrize(
+    ("factor", "values", "seeds"),
+    [("width", [1], 1), ("seed", [1], 1), ("depth", [], 1), ("depth", [1], 0), ("lr", [0.1, -1], 1)],
+)
+def test_ablate_refuses_before_anything_runs(store, factor, values, seeds):
+    with pytest.raises(ValueError, match=factor):
+        ablate(factor, values, base=TINY, seeds=seeds)
+    assert not store.exists()
+
+
+def test_ablate_shrinks_at_smoke_scale(store, monkeypatch):
+    monkeypatch.setenv("LABUTILS_SCALE", "smoke")
+    df = ablate("latent_dim", [2, 3, 4], base=replace(TINY, epochs=50), seeds=5)
+    assert df["latent_dim"].unique().tolist() == [2, 4]
+    assert df["seed"].unique().tolist() == [0, 1]
+    assert (df["epochs"] == 3).all()
+    assert (df["scale"] == "smoke").all()
+
+
+def table(values):
+    return pd.DataFrame([{"f": f, "seed": s, "test_mse": v} for f, vs in values.items() for s, v in enumerate(vs)])
+
+
+def test_summarize_by_hand():
+    row = summarize(table({"a": [1.0, 2.0, 3.0], "b": [5.0]}), by="f")
+    # mean 2, std 1, t(0.975, 2) = 4.302653, half width 4.302653 / √3
+    assert row.loc["a"].tolist() == pytest.approx([2, 1, 2 - 2.484138, 2 + 2.484138, 3], abs=1e-6)
+    assert row.loc["b", "n"] == 1
+    assert np.isnan(row.loc["b", "low"])
+
+
+def test_compare_by_hand():
+    df = table({"a": [1.0, 2.0, 3.0], "b": [1.5, 2.6, 3.4], "c": [1.0, 3.0, 2.0]})
+    result = compare(df, "f", baseline="a")
+    # b - a = .5 .6 .4: mean .5, std .1, and with two comparisons t(1 - .05/4, 2) = 6.205347
+    b = result.loc["b"]
+    assert [b.difference, b.low, b.high, b.percent] == pytest.approx([0.5, 0.141734, 0.858266, 25.0], abs=1e-5)
+    assert (b.verdict, b.n) == ("worse", 3)
+    assert result.loc["c", "verdict"] == "not resolved at n = 3"
+    assert compare(df.rename(columns={"test_mse": "psnr"}), "f", "psnr", "a").loc["b", "verdict"] == "better"
+    with pytest.raises(ValueError, match="baseline"):
+        compare(df, "f", baseline="z")

@@ -1,0 +1,393 @@
+"""The objectives by hand, and the one loop: what it averages, what it refuses, and that nothing disturbs it."""
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labutils import training
+from labutils.config import Config
+from labutils.data import Dataset, Split, subset, to_float
+from labutils.models import build_model
+from labutils.objectives import build_objective, cross_entropy, squared_error
+from labutils.training import TrainingDiverged, TrainingInterrupted, evaluate, fit, resolve_device, resolve_precision
+
+# 40 images in batches of 16 make three steps an epoch, the last of 8 images.
+# Batch norm and a decoupled decay: whatever state a layer or an optimiser can have is there to be disturbed.
+TINY = Config(filters=(3, 4), depth=2, latent_dim=4, batch_norm=True, weight_decay=0.01, epochs=2, batch_size=16,
+              device="cpu", precision="float32", dataset="mnist5k")  # fmt: skip
+PLAIN = replace(TINY, batch_norm=False, weight_decay=0.0)
+
+
+@pytest.fixture
+def few(digits: Dataset) -> tuple[Split, Split]:
+    """40 digits to train on, 24 to validate."""
+    return subset(digits.train, 40), subset(digits.val, 24)
+
+
+def train(
+    config: Config, few: tuple[Split, Split], objective=squared_error, **options
+) -> tuple[nn.Module, pd.DataFrame]:
+    model = build_model(config)
+    return model, fit(model, objective, *few, config, progress=False, **options)
+
+
+def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+# --- objectives -------------------------------------------------------------------------------------------------------
+
+
+class ThreeQuarters(nn.Module):
+    """Reconstructs every pixel as 3/4, whose logit is log 3."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+    def decode_logits(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(z, math.log(3)).view(-1, 1, 1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decode_logits(self.encode(x)).sigmoid()
+
+
+TWO_PIXELS = torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 1.0]]).view(3, 1, 1, 2)
+
+
+def test_squared_error_by_hand():
+    # images cost 9/16 + 1/16, 1/16 + 1/16 and 1/16 + 1/16: a sum over pixels, a mean over images
+    terms = squared_error(ThreeQuarters(), TWO_PIXELS, torch.zeros(3))
+    assert terms["loss"].item() == pytest.approx((10 + 2 + 2) / 16 / 3)
+    assert terms["mse"].item() == pytest.approx((10 + 2 + 2) / 16 / 6)
+
+
+def test_cross_entropy_by_hand():
+    # -log 3/4 for a white pixel, -log 1/4 for a black one, half of each for a grey one
+    white, black = -math.log(3 / 4), -math.log(1 / 4)
+    terms = cross_entropy(ThreeQuarters(), TWO_PIXELS, torch.zeros(3))
+    assert terms["loss"].item() == pytest.approx((white + black + white + black + 2 * white) / 3)
+    assert terms["mse"].item() == pytest.approx((10 + 2 + 2) / 16 / 6)
+
+
+def test_cross_entropy_from_logits_is_that_of_the_output(digits):
+    model, x = build_model(PLAIN), to_float(digits.val.images[:50])
+    expected = F.binary_cross_entropy(model(x), x, reduction="sum") / 50
+    assert cross_entropy(model, x, digits.val.labels[:50])["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cross_entropy_is_finite_where_a_sigmoid_saturates():
+    # the reason for logits: log(sigmoid(-200)) is -inf in float32
+    model = ThreeQuarters()
+    model.decode_logits = lambda z: torch.full_like(z, -200.0).view(-1, 1, 1, 2)
+    assert cross_entropy(model, TWO_PIXELS[2:], torch.zeros(1))["loss"].item() == pytest.approx(400)
+
+
+def test_the_config_names_the_objective():
+    assert build_objective(Config(loss="mse")) is squared_error
+    assert build_objective(Config(loss="bce")) is cross_entropy
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_history_has_a_row_an_epoch(few):
+    _, history = train(replace(TINY, epochs=3), few)
+    assert list(history) == ["epoch", "lr", "train_loss", "train_mse", "val_loss", "val_mse", "seconds"]
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert (history["seconds"] > 0).all()
+    assert history["train_mse"].to_numpy() == pytest.approx(history["train_loss"].to_numpy() / 784)
+
+
+def test_training_learns(few):
+    _, history = train(replace(PLAIN, filters=(8, 16), epochs=40, batch_size=8), few)
+    blank = few[0].images.float().div(255).var(0, correction=0).mean().item()  # the error of the mean image
+    assert history["train_mse"].iloc[-1] < 0.8 * blank
+
+
+def with_size(model, x, y):
+    """An objective that also logs how many images the batch had."""
+    return {**squared_error(model, x, y), "size": torch.tensor(float(len(x)))}
+
+
+def test_averages_are_by_example_not_by_batch(few):
+    by_example = (16 * 16 + 16 * 16 + 8 * 8) / 40  # by batch it would be 40 / 3
+    model, history = train(TINY, few, with_size)
+    assert history["train_size"].tolist() == [pytest.approx(by_example)] * 2
+    assert evaluate(model, with_size, few[0], batch_size=16)["size"] == pytest.approx(by_example)
+
+
+def test_train_and_validation_loss_by_hand(few):
+    # at this learning rate no weight moves: the averages over the epoch are those of the initial model
+    _, history = train(replace(PLAIN, epochs=1, lr=1e-12), few)
+    model = build_model(PLAIN)
+    for split, column in zip(few, ("train_loss", "val_loss"), strict=True):
+        x = to_float(split.images)
+        expected = (model(x) - x).square().sum().item() / len(x)
+        assert history[column][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_batch_larger_than_the_data(few):
+    _, history = train(replace(TINY, batch_size=1000), few, with_size)
+    assert history["train_size"].tolist() == [40, 40]
+
+
+def used_rates(config: Config, few: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The learning rate of each step as a share of the peak, as the optimiser saw it."""
+    seen = []
+    make = training._optimizer
+
+    def spied(model, config):
+        optimizer = make(model, config)
+        optimizer.register_step_pre_hook(lambda opt, *_: seen.append(opt.param_groups[0]["lr"] / config.lr))
+        return optimizer
+
+    monkeypatch.setattr(training, "_optimizer", spied)
+    history = train(config, few)[1]
+    assert history["lr"].iloc[-1] == pytest.approx(seen[-1] * config.lr)
+    return torch.tensor(seen)
+
+
+def test_one_cycle_rises_for_a_tenth_and_falls_to_zero(few, monkeypatch):
+    rates = used_rates(replace(TINY, epochs=10), few, monkeypatch)  # 30 steps
+    assert len(rates) == 30
+    assert rates[:3].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates[3:].diff().tolist() == pytest.approx([-1 / 27] * 26, abs=1e-6)
+    assert rates[-1] == pytest.approx(1 / 27)  # not zero: the last step would be for nothing
+
+
+def test_one_cycle_of_a_single_step_moves(few, monkeypatch):
+    assert used_rates(replace(TINY, epochs=1, batch_size=40), few, monkeypatch).tolist() == [1]
+
+
+def test_constant_is_constant(few, monkeypatch):
+    assert used_rates(replace(TINY, schedule="constant"), few, monkeypatch).tolist() == [1] * 6
+
+
+def test_tensorboard_gets_the_history(few, tmp_path):
+    train(TINY, few, tensorboard=tmp_path / "board")
+    (events,) = (tmp_path / "board").iterdir()
+    assert all(name in events.read_bytes() for name in (b"train_loss", b"val_loss", b"lr"))
+
+
+def test_the_bar_can_be_shown(few, capsys):
+    fit(build_model(TINY), squared_error, *few, TINY, progress=True)
+    assert "step" in capsys.readouterr().err
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def spoilt(at: int, what):
+    """squared_error whose training call number `at` (from 1) does `what` to the terms."""
+    calls = 0
+
+    def objective(model, x, y):
+        nonlocal calls
+        calls += model.training
+        terms = squared_error(model, x, y)
+        return what(terms) if calls == at and model.training else terms
+
+    return objective
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_divergence_names_epoch_step_and_learning_rate(few, bad):
+    config = replace(TINY, schedule="constant", lr=0.0123)
+    objective = spoilt(5, lambda terms: {**terms, "loss": terms["loss"] * bad})
+    with pytest.raises(TrainingDiverged, match=rf"{bad}.*epoch 2.*step 2.*0\.0123"):
+        train(config, few, objective)
+
+
+def test_a_learning_rate_far_too_high_diverges(few):
+    # an unbounded loss, as a sigmoid's squared error cannot explode
+    with pytest.raises(TrainingDiverged, match=r"epoch \d+.*100"):
+        train(replace(PLAIN, optimizer="sgd", lr=100, schedule="constant", epochs=50), few, cross_entropy)
+
+
+def test_a_validation_loss_that_is_nan_diverges(few):
+    def objective(model, x, y):
+        terms = squared_error(model, x, y)
+        return terms if model.training else {**terms, "loss": terms["loss"] * math.nan}
+
+    with pytest.raises(TrainingDiverged, match=r"validation.*epoch 1"):
+        train(TINY, few, objective)
+
+
+def interrupt(terms):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_keeps_the_finished_epochs(few):
+    model = build_model(replace(TINY, epochs=5))
+    with pytest.raises(TrainingInterrupted, match="2 of 5") as caught:
+        fit(model, spoilt(8, interrupt), *few, replace(TINY, epochs=5), progress=False)
+    history = caught.value.history
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["val_loss"].notna().all()
+    assert isinstance(caught.value, KeyboardInterrupt)  # an `except Exception` around a sweep must not swallow it
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), build_model(TINY).parameters(), strict=True))
+
+
+def test_an_interrupt_in_the_first_epoch_has_an_empty_history(few):
+    with pytest.raises(TrainingInterrupted, match="0 of 2") as caught:
+        train(TINY, few, spoilt(1, interrupt))
+    assert len(caught.value.history) == 0
+
+
+def test_an_interrupt_leaves_the_global_random_state(few):
+    state = torch.get_rng_state()
+    with pytest.raises(TrainingInterrupted):
+        train(TINY, few, spoilt(2, interrupt))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["train", "val"])
+@pytest.mark.parametrize("damage", [lambda x: x * 2 - 1, lambda x: x.clone().fill_(math.nan)], ids=["signed", "nan"])
+def test_images_outside_0_and_1_are_refused(few, which, damage):
+    splits = list(few)
+    splits[which] = Split(damage(to_float(few[which].images)), few[which].labels)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        train(TINY, splits)
+
+
+def test_float_images_train_like_their_bytes(few):
+    floats = tuple(Split(to_float(split.images), split.labels) for split in few)
+    assert_same_weights(train(TINY, few)[0], train(TINY, floats)[0])
+
+
+# --- nothing disturbs it ----------------------------------------------------------------------------------------------
+
+
+def noisy(model, x, y):
+    """An objective with noise, as a denoising or variational one has it."""
+    return squared_error(model, (x + 0.1 * torch.randn_like(x)).clamp(0, 1), y)
+
+
+def test_a_seed_is_all_that_decides(few):
+    torch.manual_seed(1)
+    first = train(TINY, few, noisy)[0]
+    torch.manual_seed(2)
+    assert_same_weights(train(TINY, few, noisy)[0], first)
+
+
+def test_fit_leaves_the_global_random_state(few):
+    state = torch.get_rng_state()
+    train(TINY, few, noisy)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_evaluating_changes_no_training(few):
+    def watched(model, x, y):
+        if model.training:  # evaluate() calls the objective it is given
+            evaluate(model, noisy, few[1])
+        return noisy(model, x, y)
+
+    assert_same_weights(train(TINY, few, watched)[0], train(TINY, few, noisy)[0])
+
+
+def test_noise_changes_no_shuffle(few):
+    def wasteful(model, x, y):
+        torch.rand(len(y))
+        return squared_error(model, x, y)
+
+    assert_same_weights(train(TINY, few, wasteful)[0], train(TINY, few)[0])
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_evaluate_leaves_the_model_as_it_was(few, mode):
+    model, before = build_model(TINY).train(mode), build_model(TINY)
+    state = torch.get_rng_state()
+    first, again = evaluate(model, noisy, few[1]), evaluate(model, noisy, few[1])
+    assert first == again  # the same noise each time: two models are compared on equal terms
+    assert model.training is mode
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same_weights(model, before)  # also the running means of batch norm
+
+
+def test_evaluate_uses_running_statistics(few):
+    # in training mode an image's loss would depend on its neighbours in the batch
+    model = train(TINY, few)[0].train()
+    whole, pieces = (evaluate(model, squared_error, few[1], batch_size=n)["loss"] for n in (24, 5))
+    assert whole == pytest.approx(pieces, rel=1e-5)
+
+
+SCRIPT = """
+import hashlib, torch
+torch.set_num_threads(1)
+from labutils import data, models, objectives, training
+from labutils.config import Config
+c = Config(**{values})
+pixels = (torch.arange(40 * 784) * 7919 % 256).to(torch.uint8).view(40, 1, 28, 28)
+split = data.Split(pixels, torch.zeros(40, dtype=torch.int64))
+model = models.build_model(c)
+training.fit(model, objectives.squared_error, split, split, c, progress=False)
+print(hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest())
+"""
+
+
+def test_two_processes_agree_to_the_bit():
+    # unlike two runs in one process, they differ in Python's hash seed and in all that happened before
+    script = SCRIPT.replace("{values}", repr(TINY.to_dict()))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in (1, 2)
+    ]
+    outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert len(outputs[0]) == len(hashlib.sha256().hexdigest())
+    assert outputs[0] == outputs[1]
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_refused(few, name):
+    if torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available():
+        pytest.skip(f"this machine has {name}")
+    with pytest.raises(ValueError, match=f"{name}.*cpu"):
+        train(replace(TINY, device=name), few)
+
+
+def test_auto_takes_what_is_there():
+    assert resolve_device("cpu").type == "cpu"
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == expected
+
+
+def test_bfloat16_trains_or_is_refused(few):
+    config = replace(TINY, precision="bfloat16")
+    try:
+        resolve_precision("bfloat16", torch.device("cpu"))
+    except ValueError:
+        with pytest.raises(ValueError, match="bfloat16"):
+            train(config, few)
+        return
+    model, history = train(config, few)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}  # only products are rounded
+    assert history["train_loss"][0] == pytest.approx(train(TINY, few)[1]["train_loss"][0], rel=0.05)
+    assert history["train_loss"][0] != train(TINY, few)[1]["train_loss"][0]  # it did something
+
+
+def test_bfloat16_is_refused_where_it_would_be_emulated():
+    with pytest.raises(ValueError, match=r"bfloat16.*mps.*float32"):
+        resolve_precision("bfloat16", torch.device("mps"))
+
+
+def test_auto_precision_is_float32_without_a_card():
+    assert resolve_precision("auto", torch.device("cpu")) == "float32"
+    assert resolve_precision("float32", torch.device("cpu")) == "float32"
