@@ -93,7 +93,7 @@ def _validated(name: str, value: Any, default: Any, allowed: Any) -> Any:
     if allowed["choices"]:
         if value not in allowed["choices"]:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed['choices'])}")
-        return value
+        return str(value)  # a numpy string, too, is stored and hashed as text
     if isinstance(default, bool):
         if value not in (False, True):
             raise ValueError(f"{name}={value!r} must be True or False")
@@ -105,7 +105,13 @@ def _number(name: str, value: Any, kind: type, allowed: Any) -> Any:
     low, high, above = allowed["low"], allowed["high"], allowed["above"]
     try:
         number = kind(value)
-        ok = not isinstance(value, (bool, str)) and number == value and low <= number <= high and number > above
+        ok = (
+            "bool" not in type(value).__name__
+            and not isinstance(value, str)
+            and number == value
+            and low <= number <= high
+            and number > above
+        )
     except (TypeError, ValueError, OverflowError):
         ok = False
     if not ok:

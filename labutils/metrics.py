@@ -68,7 +68,8 @@ def pca_errors(train: Split, test: Split) -> np.ndarray:
 
     pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
     centred = to_float(test.images).flatten(1).numpy() - pca.mean_
-    energy = np.square(centred @ pca.components_.T).mean(0, dtype=np.float64)
+    components = pca.components_[: len(train) - 1]  # n images span n - 1 directions around their mean
+    energy = np.square(centred @ components.T).mean(0, dtype=np.float64)
     # components are orthonormal: each takes its energy out of the error, so one fit answers for every size
     left = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
     errors = np.maximum(left, 0) / centred.shape[1]
