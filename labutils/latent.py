@@ -6,20 +6,19 @@ from torch import nn
 
 from labutils.config import stream_seed
 from labutils.data import to_float
+from labutils.models import inference
 
 
-@torch.inference_mode()
 def encode_images(model: nn.Module, images: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
     """images (N,1,28,28), uint8 or floats in [0,1] → codes (N,latent_dim)."""
-    device = next(model.parameters()).device
-    return torch.cat([model.encode(to_float(x.to(device))).cpu() for x in images.split(batch_size)])  # type: ignore[operator]
+    with inference(model) as device:
+        return torch.cat([model.encode(to_float(x.to(device))).cpu() for x in images.split(batch_size)])  # type: ignore[operator]
 
 
-@torch.inference_mode()
 def decode_codes(model: nn.Module, z: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
     """codes (N,latent_dim) → images (N,1,28,28), floats in [0,1]."""
-    device = next(model.parameters()).device
-    return torch.cat([model.decode(part.to(device)).cpu() for part in z.split(batch_size)])  # type: ignore[operator]
+    with inference(model) as device:
+        return torch.cat([model.decode(part.to(device)).cpu() for part in z.split(batch_size)])  # type: ignore[operator]
 
 
 def reconstruct(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

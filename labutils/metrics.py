@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from labutils.data import Split, batches, to_float
+from labutils.models import inference
 
 
 def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500) -> dict[str, float]:
@@ -19,17 +20,14 @@ def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500
         mse per pixel; bce, the cross-entropy of an image in nats (summed over pixels); psnr in dB (per image, then
         averaged); ssim.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
-    with torch.inference_mode():
+    with inference(model) as device:
         for x, _ in batches(split.to(device), batch_size):
             x_hat = model.decode(model.encode(x))  # type: ignore[operator]
             mse = image_mse(x, x_hat)
             bce = F.binary_cross_entropy(x_hat, x, reduction="sum")
             psnr = -10 * mse.clamp_min(1e-12).log10()
             sums += torch.stack([mse.sum(), bce, psnr.sum(), ssim(x, x_hat).sum()]).cpu().double()
-    model.train(was_training)
     return dict(zip(("mse", "bce", "psnr", "ssim"), (sums / len(split)).tolist(), strict=True))
 
 
@@ -85,9 +83,7 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     A MAC is one multiplication with its addition in a convolution or matrix product; biases, normalisation and
     activations are left out, as is customary.
     """
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with inference(model):
         with FlopCounterMode(display=False) as counter:
             model(x)
         seconds = []
@@ -95,7 +91,6 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
             start = time.perf_counter()
             model(x).cpu()  # .cpu() waits for an accelerator
             seconds.append(time.perf_counter() - start)
-    model.train(was_training)
     return {
         "n_params": sum(p.numel() for p in model.parameters()),
         "macs": counter.get_total_flops() // 2,

@@ -1,5 +1,8 @@
 """The models. Every one has `encode(x) -> z` and `decode(z) -> x_hat`, so that nobody has to ask which one it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -37,6 +40,18 @@ def _keep_variance(layer: nn.Module) -> None:
         nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, the model's own mode afterwards; gives the device that holds the model."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
 
 
 class ConvAutoencoder(nn.Module):

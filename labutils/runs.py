@@ -17,7 +17,7 @@ import tempfile
 import tokenize
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -128,14 +128,45 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     """Run every config; a row a run with all Config fields, the metrics and the run's key, in the order given.
 
     Args:
-        executor: any `concurrent.futures.Executor`; None runs one after the other in this process.
+        executor: any `concurrent.futures.Executor`; None starts one process a core with one thread each for what is
+            not yet stored. (More threads than free cores are the trap: beside a busy process an epoch takes 15 times
+            as long.)
     """
     configs = list(configs)
-    if executor is None:
-        runs = (run(config) for config in configs)
-        return pd.DataFrame([_row(r) for r in tqdm(runs, total=len(configs), unit="run", disable=len(configs) < 2)])
-    futures = [executor.submit(run_row, config) for config in configs]
-    return pd.DataFrame([future.result() for future in tqdm(futures, unit="run")])
+    if executor is None and sum(not _is_stored(config) for config in configs) > 1:
+        pool = _process_a_core()
+        try:
+            return sweep(configs, pool)
+        except BaseException:
+            pool.shutdown(kill_workers=True)  # Ctrl-C ends the workers too
+            raise
+        finally:
+            pool.shutdown()
+    rows: dict[int, dict[str, Any]] = {}
+    with tqdm(total=len(configs), unit="run", disable=len(configs) < 2) as bar:
+        if executor is None:
+            for i, config in enumerate(configs):
+                rows[i] = run_row(config)
+                bar.update()
+        else:
+            futures = {executor.submit(run_row, config): i for i, config in enumerate(configs)}
+            for future in as_completed(futures):
+                rows[futures[future]] = future.result()
+                bar.update()
+    return pd.DataFrame([rows[i] for i in range(len(configs))])
+
+
+def _process_a_core() -> Any:
+    # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.backend.context import cpu_count
+
+    return ProcessPoolExecutor(cpu_count(), env={"OMP_NUM_THREADS": "1"})
+
+
+def _is_stored(config: Config) -> bool:
+    data = load_dataset(config.dataset)
+    return (runs_dir() / run_key(_resolved(config, data), data.checksum)).exists()
 
 
 def run_row(config: Config) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from labutils.config import Config, stream_seed
 from labutils.data import Split, batches, check_images
+from labutils.models import inference
 from labutils.objectives import Objective
 
 
@@ -26,7 +27,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, history: pd.DataFrame, epochs: int) -> None:
         super().__init__(f"training was interrupted after {len(history)} of {epochs} epochs")
-        self.history = history
+        self.history = history if len(history) else pd.DataFrame(columns=["epoch", "train_loss", "val_loss"])
 
 
 def resolve_device(name: str) -> torch.device:
@@ -163,14 +164,11 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
 
     The model's mode and every random stream are afterwards as they were before.
     """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
     sums: dict[str, torch.Tensor | float] = {}
-    with torch.inference_mode(), private_noise(0, "evaluation", device):
+    with inference(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), batch_size):
             for name, value in objective(model, x, y).items():
                 sums[name] = sums.get(name, 0.0) + value * len(x)
-    model.train(was_training)
     return {name: float(total) / len(split) for name, total in sums.items()}
 
 

@@ -24,9 +24,9 @@ BAD = [
     ("latent_dim", "32"), ("latent_dim", True), ("latent_dim", np.True_), ("latent_dim", np.inf), ("latent_dim", 4097),
     ("batch_norm", "False"), ("batch_norm", 2), ("batch_norm", None), ("negative_slope", -0.1), ("negative_slope", 1.1),
     ("epochs", 0), ("epochs", True), ("epochs", 2.5), ("epochs", None), ("batch_size", 0), ("batch_size", "128"),
-    ("lr", 0), ("lr", -1e-3), ("lr", np.nan), ("lr", np.inf), ("lr", "1e-3"), ("lr", True), ("lr", None), ("lr", [1e-3]),
-    ("beta2", 1), ("beta2", -0.1), ("weight_decay", -1e-4), ("weight_decay", np.nan), ("n_train", 0), ("n_train", "all"),
-    ("n_train", False), ("seed", -1), ("seed", 2**31 + 1), ("seed", None), ("seed", 0.5),
+    ("lr", 0), ("lr", -1e-3), ("lr", np.nan), ("lr", np.inf), ("lr", "1e-3"), ("lr", True), ("lr", None),
+    ("beta2", 1), ("beta2", -0.1), ("weight_decay", -1e-4), ("weight_decay", np.nan), ("n_train", 0),
+    ("n_train", "all"), ("n_train", False), ("seed", -1), ("seed", 2**31 + 1), ("seed", None), ("seed", 0.5),
 ]  # fmt: skip
 
 

@@ -73,7 +73,8 @@ def test_the_weights_file_says_what_it_is(stored):
 def test_every_field_changes_the_key(field):
     other = {
         "dataset": "fashion_mnist", "filters": (4, 5), "depth": 1, "latent_dim": 4, "batch_norm": True,
-        "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 64, "lr": 1e-3, "schedule": "constant",
+        "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 64,
+        "lr": 1e-3, "schedule": "constant",
         "optimizer": "sgd", "beta2": 0.9, "weight_decay": 0.1, "n_train": 100, "seed": 1, "device": "cuda",
         "precision": "bfloat16",
     }  # fmt: skip
