@@ -3,25 +3,34 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test lint lab lock clean
+.PHONY: run test lint lab publish lock
 
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
 
-test: lint               ## everything that is checked
+test: lint               ## everything that is checked; the notebooks at smoke scale, in an empty outputs folder
 	$(BIN)/python -m pytest
+	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
+	    LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs $(BIN)/python -m pytest --nbmake notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-lab: $(READY)            ## open the notebooks
-	$(BIN)/jupyter lab notebooks
+lab: $(READY)            ## open the notebooks, as copies of your own: saving one changes no committed file
+	mkdir -p outputs/local/lab
+	for f in notebooks/*.ipynb; do [ -e "outputs/local/lab/$${f##*/}" ] || cp "$$f" outputs/local/lab; done
+	$(BIN)/jupyter lab outputs/local/lab
+
+publish: $(READY)        ## replace the committed results by those of a full run on the full MNIST
+	LABUTILS_SCALE=full LABUTILS_OUTPUTS= $(BIN)/python -m labutils run
+	cp -R outputs/local/mnist-full/[0-9]* outputs
+	cp outputs/local/mnist-full/notebooks/*.ipynb notebooks
 
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.13" % v[:2])'
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
@@ -31,6 +40,3 @@ lock: $(READY)           ## compile requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade --quiet >> requirements.new
 	echo '-e .' >> requirements.new
 	mv requirements.new requirements.txt
-
-clean:
-	rm -rf .venv

@@ -154,6 +154,12 @@ def scale() -> Scale:
     return SCALES[name]
 
 
+def environment_path(text: str) -> Path:
+    """A folder named by an environment variable. A relative one counts from the repository's root, not from the
+    working directory: that is `notebooks/` inside a kernel and something else for the shell that set the variable."""
+    return (ROOT / Path(text).expanduser()).resolve()
+
+
 def data_dir() -> Path:
     """Where downloads and parsed images are kept."""
     return ROOT / "data"
@@ -162,7 +168,7 @@ def data_dir() -> Path:
 def outputs_dir() -> Path:
     """`LABUTILS_OUTPUTS`; at smoke scale a folder among the temporary files, never the published results."""
     if folder := os.environ.get("LABUTILS_OUTPUTS"):
-        return Path(folder).expanduser().resolve()
+        return environment_path(folder)
     if scale().name == "smoke":
         return Path(tempfile.gettempdir()) / f"labutils-smoke-{os.environ.get('USER', 'user')}"
     return ROOT / "outputs"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labutils.config import IMAGE_SIZE, data_dir, scale
+from labutils.config import IMAGE_SIZE, data_dir, environment_path, scale
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer after which a server counts as out of reach
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -101,10 +101,12 @@ def load_dataset(name: str = "mnist", source: str | Path = "auto") -> Dataset:
 
 def find_folder(name: str) -> Path | None:
     """The first of `$LABUTILS_DATA` and `data/` that holds (part of) the data set, without looking into its files."""
-    env = os.environ.get("LABUTILS_DATA")
-    if env and not Path(env).expanduser().is_dir():
-        raise DataError(f"LABUTILS_DATA={env} is not a folder. {_remedy(name)}")
-    for folder in ([Path(env).expanduser()] if env else []) + [data_dir()]:
+    candidates = [data_dir()]
+    if env := os.environ.get("LABUTILS_DATA"):
+        candidates.insert(0, environment_path(env))
+        if not candidates[0].is_dir():
+            raise DataError(f"LABUTILS_DATA={env} is not a folder: there is no {candidates[0]}. {_remedy(name)}")
+    for folder in candidates:
         if any((folder / FOLDERS[name] / "raw" / part).exists() for part in PARTS):
             return folder
     return None

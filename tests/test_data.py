@@ -17,6 +17,7 @@ import torch
 from torchvision import datasets
 
 from labutils import data
+from labutils.config import environment_path
 from labutils.data import PARTS, DataError, Split, batches, check_images, load_dataset, subset, to_float
 
 HTML = b"<!DOCTYPE html><html><body>Please accept the terms of this airport.</body></html>"
@@ -473,3 +474,15 @@ def test_bytes_become_floats_within_0_and_1(digits):
 def test_images_no_sigmoid_can_reach_are_refused(images):
     with pytest.raises(ValueError, match="images"):
         check_images(images)
+
+
+def test_a_relative_folder_counts_from_the_repository_wherever_a_kernel_runs(tmp_path, monkeypatch):
+    root = Path(__file__).parent.parent
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABUTILS_DATA", "tests/..")
+    with pytest.raises(DataError, match="not on this machine"):  # the folder was found, it just holds no images
+        monkeypatch.setattr("labutils.data._download", lambda name: None)
+        monkeypatch.setattr("labutils.data.data_dir", lambda: tmp_path)
+        load_dataset("fashion_mnist")
+    assert environment_path("tests/..") == root.resolve()
+    assert environment_path(str(tmp_path)) == tmp_path.resolve()
