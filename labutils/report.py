@@ -73,14 +73,22 @@ def _execute(path: Path, folder: Path) -> dict[str, Any]:
     """Run one notebook in a kernel of its own; its row of the results table."""
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    class Client(NotebookClient):  # defined here: nbclient loads only for those who run the series
+        def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+            """A progress bar in the kernel speaks to a widget that nobody sees: its text goes to the terminal."""
+            if msg["msg_type"] == "comm_msg":
+                text = msg["content"]["data"].get("state", {}).get("value")
+                if isinstance(text, str) and "/" in text:
+                    bar.set_postfix_str(f"{_first_line(cell)}{html.unescape(text)}")
+            return super().process_message(msg, cell, cell_index)
 
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    bar = tqdm(
-        total=len(cells), desc=path.stem, unit="cell", bar_format="{desc} {n_fmt}/{total_fmt} {elapsed} {postfix}"
-    )
-    client = NotebookClient(
+    form = "{desc} cell {n_fmt}/{total_fmt} {elapsed} {postfix}"
+    bar = tqdm(total=len(cells), desc=path.stem, bar_format=form)
+    client = Client(
         notebook,
         timeout=None,
         extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets are not the reader's
@@ -88,36 +96,32 @@ def _execute(path: Path, folder: Path) -> dict[str, Any]:
         on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
     )
+    summary_file = folder / path.stem / "summary.json"
+    summary_file.unlink(missing_ok=True)  # what an earlier run found must not stand for this one
     start, failure = time.perf_counter(), ""
     with bar:
         try:
             client.execute()
         except CellExecutionError as error:
-            failure = f"{error.ename}: {error.evalue}"
+            failure = f"FAILED: {error.ename}: {error.evalue}"
             tqdm.write(f"{path.stem} failed: {error}")
+        except DeadKernelError as error:  # out of memory, say
+            failure = f"FAILED: {error}"
+    minutes = round((time.perf_counter() - start) / 60, 1)
     _strip(notebook)
     target = folder / "notebooks" / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
     _write_html(notebook, target.with_suffix(".html"))
-    summary_file = folder / path.stem / "summary.json"
-    # a summary from an earlier run must not stand for this one
-    fresh = (
-        summary_file.exists()
-        and not failure
-        and summary_file.stat().st_mtime > time.time() - (time.perf_counter() - start) - 1
-    )
-    summary = (
-        json.loads(summary_file.read_text(encoding="utf-8")) if fresh else {"question": "", "answer": "", "figures": []}
-    )
-    minutes = round((time.perf_counter() - start) / 60, 1)
-    row = {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
-    return row | ({"answer": f"FAILED: {failure}"} if failure else {})
+    summary = {"question": "", "answer": failure, "figures": []}
+    if summary_file.exists() and not failure:
+        summary = json.loads(summary_file.read_text(encoding="utf-8"))
+    return {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
 
 
 def _first_line(cell: Any) -> str:
     lines = [line for line in cell.source.splitlines() if line and not line.startswith(("#", "import", "from"))]
-    return (lines or [""])[0][:60]
+    return (lines or [""])[0][:40]
 
 
 def _strip(notebook: Any) -> None:

@@ -136,7 +136,9 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     if executor is None and sum(not _is_stored(config) for config in configs) > 1:
         pool = _process_a_core()
         try:
-            return sweep(configs, pool)
+            with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news
+                warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+                return sweep(configs, pool)
         except BaseException:
             pool.shutdown(kill_workers=True)  # Ctrl-C ends the workers too
             raise

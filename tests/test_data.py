@@ -480,9 +480,9 @@ def test_a_relative_folder_counts_from_the_repository_wherever_a_kernel_runs(tmp
     root = Path(__file__).parent.parent
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABUTILS_DATA", "tests/..")
+    monkeypatch.setattr("labutils.data._download", lambda name: None)
+    monkeypatch.setattr("labutils.data.data_dir", lambda: tmp_path)
     with pytest.raises(DataError, match="not on this machine"):  # the folder was found, it just holds no images
-        monkeypatch.setattr("labutils.data._download", lambda name: None)
-        monkeypatch.setattr("labutils.data.data_dir", lambda: tmp_path)
         load_dataset("fashion_mnist")
     assert environment_path("tests/..") == root.resolve()
     assert environment_path(str(tmp_path)) == tmp_path.resolve()
