@@ -24,6 +24,7 @@ lab: $(READY)            ## open the notebooks, as copies of your own: saving on
 	$(BIN)/jupyter lab outputs/local/lab
 
 publish: $(READY)        ## replace the committed results by those of a full run on the full MNIST
+	rm -rf outputs/local/mnist-full
 	LABUTILS_SCALE=full LABUTILS_OUTPUTS= $(BIN)/python -m labutils run
 	cp -R outputs/local/mnist-full/[0-9]* outputs
 	cp outputs/local/mnist-full/notebooks/*.ipynb notebooks

@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train = commands.add_parser("train", help="train a model, or show the stored run of the same settings")
     _add_config(train)
     train.add_argument("--save-plots", action="store_true", help="write training curves and reconstructions as PNG")
-    train.add_argument("--plot-dir", type=Path, default=Path("plots"), metavar="DIR", help="where to (%(default)s)")
+    train.add_argument(
+        "--plot-dir", type=Path, default=Path("outputs/local/plots"), metavar="DIR", help="where to (%(default)s)"
+    )
     train.add_argument(
         "--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as one safetensors file"
     )

@@ -30,8 +30,8 @@ class Config:
     dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
     model: str = option("cae", "which model: cae is the convolutional autoencoder", choices=("cae",))
     filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
-    depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4); the others keep it",
-                        low=1, high=5)  # fmt: skip
+    depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4→2); the others keep it",
+                        low=1, high=4)  # fmt: skip
     latent_dim: int = option(32, "number of units in the code z", low=1, high=4096)
     batch_norm: bool = option(False, "batch normalisation after every convolution but the last")
     activation: str = option("relu", "non-linearity after every convolution but the last",
@@ -161,7 +161,7 @@ def environment_path(text: str) -> Path:
 
 
 def data_dir() -> Path:
-    """Where downloads and parsed images are kept."""
+    """Where downloads are kept."""
     return ROOT / "data"
 
 

@@ -107,7 +107,9 @@ def find_folder(name: str) -> Path | None:
         if not candidates[0].is_dir():
             raise DataError(f"LABUTILS_DATA={env} is not a folder: there is no {candidates[0]}. {_remedy(name)}")
     for folder in candidates:
-        if any((folder / FOLDERS[name] / "raw" / part).exists() for part in PARTS):
+        there = [(folder / FOLDERS[name] / "raw" / part).exists() for part in PARTS]
+        # of our own folder an incomplete set is an interrupted move, or a damaged file that was deleted as advised
+        if all(there) or (any(there) and folder != data_dir()):
             return folder
     return None
 

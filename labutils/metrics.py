@@ -4,12 +4,14 @@ import statistics
 import time
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from labutils.data import Split, batches, to_float
+from labutils.config import Config
+from labutils.data import Dataset, Split, batches, subset, to_float
 from labutils.models import inference
 
 
@@ -95,4 +97,41 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
         "n_params": sum(p.numel() for p in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "latency_ms": 1000 * statistics.median(seconds[10:]),
+    }
+
+
+_floors: dict[tuple[str, int], np.ndarray] = {}
+
+
+def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
+    """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
+    key = (data.checksum, n_train or len(data.train))
+    if key not in _floors:
+        _floors[key] = pca_errors(subset(data.train, n_train), data.test)
+    return _floors[key]
+
+
+def run_metrics(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:
+    """The metrics of a finished autoencoder run; train_mse, val_mse and test_mse by one definition, after training.
+
+    seconds and images_per_second include the validation after each epoch. They and latency_ms hold for the threads and
+    the neighbours that the process had: a sweep gives each run one thread and a busy core beside it.
+    """
+    train = subset(data.train, config.n_train)
+    test = reconstruction_metrics(model, data.test)
+    seconds = float(history["seconds"].sum())
+    line = floors(data, config.n_train)
+    return {
+        "n_train": len(train),
+        "test_mse": test["mse"],
+        "val_mse": reconstruction_metrics(model, data.val)["mse"],
+        "train_mse": reconstruction_metrics(model, train)["mse"],
+        "test_bce": test["bce"],
+        "psnr": test["psnr"],
+        "ssim": test["ssim"],
+        "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
+        "mean_image_mse": float(line[0]),
+        **costs(model, to_float(data.test.images[:1]).to(next(model.parameters()).device)),
+        "seconds": seconds,
+        "images_per_second": len(train) * config.epochs / seconds,
     }

@@ -16,7 +16,7 @@ DARK = -2.0
 def build_model(config: Config) -> "ConvAutoencoder":
     """The config's model, initialised from the config's seed; the global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config.seed, "initialisation"))
+        torch.default_generator.manual_seed(stream_seed(config.seed, "initialisation"))
         return ConvAutoencoder(config)
 
 

@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config, runs_dir, scale
-from labutils.data import Dataset, load_dataset, subset, to_float
-from labutils.metrics import costs, pca_errors, reconstruction_metrics
+from labutils.data import Dataset, load_dataset, subset
+from labutils.metrics import run_metrics
 from labutils.models import build_model
 from labutils.objectives import build_objective
 from labutils.training import fit, resolve_device, resolve_precision
 
-DECIDES_THE_RESULT = ("data", "models", "objectives", "training", "metrics")
+DECIDES_THE_RESULT = ("config", "data", "models", "objectives", "training", "metrics")
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 
 
@@ -81,7 +80,7 @@ def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None
     history = fit(
         model, build_objective(config), train, data.val, config, progress=progress, tensorboard=tensorboard
     )  # fmt: skip
-    metrics = _measure(model, config, data, history)
+    metrics = run_metrics(model, config, data, history)
     _store(path, config, data, model, metrics, history)
     return _load(path, key)
 
@@ -133,7 +132,11 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
             as long.)
     """
     configs = list(configs)
-    if executor is None and sum(not _is_stored(config) for config in configs) > 1:
+    # resolved here, so that no worker has to find out again which images there are
+    datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
+    configs = [_resolved(config, datasets[config.dataset]) for config in configs]
+    keys = [run_key(config, datasets[config.dataset].checksum) for config in configs]
+    if executor is None and sum(not (runs_dir() / key).exists() for key in keys) > 1:
         pool = _process_a_core()
         try:
             with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news
@@ -166,11 +169,6 @@ def _process_a_core() -> Any:
     return ProcessPoolExecutor(cpu_count(), env={"OMP_NUM_THREADS": "1"})
 
 
-def _is_stored(config: Config) -> bool:
-    data = load_dataset(config.dataset)
-    return (runs_dir() / run_key(_resolved(config, data), data.checksum)).exists()
-
-
 def run_row(config: Config) -> dict[str, Any]:
     """`run` for a worker: returns the row of the table, no tensors."""
     return _row(run(config, progress=False))
@@ -181,7 +179,7 @@ def ablate(
 ) -> pd.DataFrame:
     """Vary one field of `base` over `values`, each with the seeds 0 … seeds-1: a row a run (see `sweep`).
 
-    At smoke scale only the first and the last value and two seeds run.
+    At smoke scale only two values (the base's among them) and two seeds run.
 
     Raises:
         ValueError: `factor` is no field of Config, or a value is outside its range; nothing has run then.
@@ -192,7 +190,8 @@ def ablate(
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
     limits = scale()
     if limits.values and len(values) > limits.values:
-        values = [values[0], values[-1]]
+        kept = getattr(base, factor) if getattr(base, factor) in values else values[0]
+        values = [kept, next(value for value in reversed(values) if value != kept)]
     seeds = min(seeds, limits.seeds or seeds)
     variants: list[dict[str, Any]] = [{factor: value, "seed": seed} for value in values for seed in range(seeds)]
     return sweep([replace(base, **variant) for variant in variants], executor)
@@ -221,14 +220,16 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     Returns:
         A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
         comparisons (Bonferroni), percent of the baseline's mean, n pairs, and verdict: "better" or "worse" where
-        the interval excludes zero, else "not resolved". Lower is better for errors and costs, higher for psnr, ssim,
-        accuracies and images_per_second.
+        the interval excludes zero, else "not resolved at n = …". Lower is better for errors and costs, higher for
+        psnr, ssim, accuracies and images_per_second.
 
     Raises:
         ValueError: the baseline is not in the table, or a value was run twice with one seed.
     """
     from scipy import stats
 
+    if isinstance(baseline, (tuple, list)):
+        baseline = str(tuple(baseline))  # as tables hold filters
     wide = df.pivot(index="seed", columns=factor, values=metric)[list(dict.fromkeys(df[factor]))]
     baseline = wide.columns[0] if baseline is None else baseline
     if baseline not in wide.columns:
@@ -248,16 +249,13 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
         percent = 100 * d.mean() / wide[baseline].mean()
         rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent,
                      "n": len(d), "verdict": verdict})  # fmt: skip
-    return pd.DataFrame(rows).set_index(factor)
+    columns = [factor, "difference", "low", "high", "percent", "n", "verdict"]
+    return pd.DataFrame(rows, columns=columns).set_index(factor)
 
 
-@cache
 def code_hash() -> str:
-    """A hash of the modules that decide a result, without their comments, docstrings and blank lines."""
-    folder = Path(__file__).parent
-    return hashlib.sha256(
-        "".join(_code((folder / f"{m}.py").read_text()) for m in DECIDES_THE_RESULT).encode()
-    ).hexdigest()
+    """A hash of the modules that decide a result, as imported, without comments, docstrings and blank lines."""
+    return _CODE_HASH
 
 
 def _code(source: str) -> str:
@@ -272,6 +270,14 @@ def _code(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
+def _hash_code() -> str:
+    sources = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in DECIDES_THE_RESULT]
+    return hashlib.sha256("".join(map(_code, sources)).encode()).hexdigest()
+
+
+_CODE_HASH = _hash_code()  # now: a file edited under a running kernel is not the code that runs
+
+
 def _resolved(config: Config, data: Dataset) -> Config:
     """What really runs: the data set that was found, the device there is, the epochs of the present scale."""
     device = resolve_device(config.device)
@@ -281,6 +287,7 @@ def _resolved(config: Config, data: Dataset) -> Config:
         device=device.type,
         precision=resolve_precision(config.precision, device),
         epochs=min(config.epochs, scale().epochs or config.epochs),
+        n_train=min(config.n_train, len(data.train)) if config.n_train and scale().images else config.n_train,
     )
 
 
@@ -291,37 +298,6 @@ def _hash(config: Config, data: str, code: str, torch: str) -> str:
 
 def _torch_version() -> str:
     return torch.__version__.split("+")[0]
-
-
-_floors: dict[tuple[str, int], np.ndarray] = {}
-
-
-def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
-    """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
-    key = (data.checksum, n_train or len(data.train))
-    if key not in _floors:
-        _floors[key] = pca_errors(subset(data.train, n_train), data.test)
-    return _floors[key]
-
-
-def _measure(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:
-    train = subset(data.train, config.n_train)
-    test = reconstruction_metrics(model, data.test)
-    seconds = float(history["seconds"].sum())
-    line = floors(data, config.n_train)
-    return {
-        "test_mse": test["mse"],
-        "val_mse": reconstruction_metrics(model, data.val)["mse"],
-        "train_mse": reconstruction_metrics(model, train)["mse"],
-        "test_bce": test["bce"],
-        "psnr": test["psnr"],
-        "ssim": test["ssim"],
-        "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
-        "mean_image_mse": float(line[0]),
-        **costs(model, to_float(data.test.images[:1]).to(next(model.parameters()).device)),
-        "seconds": seconds,
-        "images_per_second": len(train) * config.epochs / seconds,
-    }
 
 
 def _row(r: Run) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        native = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if precision == "auto":
         return "bfloat16" if native and device.type == "cuda" else "float32"
     if precision == "bfloat16" and not native:
@@ -174,9 +175,13 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
 
 @contextmanager
 def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators run a stream of their own; outside, they are as if nothing had happened."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream_seed(seed, purpose))
+    """Inside, torch's global generators (CPU, and the model's CUDA device) run a stream of their own; outside, they are
+    as if nothing had happened."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(stream_seed(seed, purpose))
+        if on_cuda:
+            torch.cuda.manual_seed(stream_seed(seed, purpose))
         yield
 
 

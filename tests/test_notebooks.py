@@ -32,3 +32,10 @@ def test_outputs_are_all_there_in_order_or_all_absent(path):
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     counts = [c["execution_count"] for c in cells]
     assert counts in ([None] * len(cells), list(range(1, len(cells) + 1)))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_front_page_says_what_the_published_results_say(path):
+    root = path.parent.parent
+    summary = json.loads((root / "outputs" / path.stem / "summary.json").read_text(encoding="utf-8"))
+    assert f"| {summary['question']} | {summary['answer']} |" in (root / "README.md").read_text(encoding="utf-8")

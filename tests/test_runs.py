@@ -41,7 +41,7 @@ def test_a_run_has_everything_the_contract_names(stored):
     assert list(stored.history["epoch"]) == [1]
     assert {p.name for p in stored.path.iterdir()} == {*FILES, "MANIFEST.json"}
     expected = "test_mse test_bce val_mse train_mse psnr ssim n_params macs seconds images_per_second latency_ms"
-    assert {*expected.split(), "pca_mse", "mean_image_mse"} == set(stored.metrics)
+    assert {*expected.split(), "n_train", "pca_mse", "mean_image_mse"} == set(stored.metrics)
     assert np.isfinite(list(stored.metrics.values())).all()
     assert not stored.model.training
 
@@ -170,7 +170,7 @@ def test_ablate_refuses_before_anything_runs(store, factor, values, seeds):
 def test_ablate_shrinks_at_smoke_scale(store, monkeypatch):
     monkeypatch.setenv("LABUTILS_SCALE", "smoke")
     df = ablate("latent_dim", [2, 3, 4], base=replace(TINY, epochs=50), seeds=5)
-    assert df["latent_dim"].unique().tolist() == [2, 4]
+    assert df["latent_dim"].unique().tolist() == [3, 4]  # the base's value stays: it is what others are compared with
     assert df["seed"].unique().tolist() == [0, 1]
     assert (df["epochs"] == 3).all()
     assert (df["scale"] == "smoke").all()
@@ -199,3 +199,6 @@ def test_compare_by_hand():
     assert compare(df.rename(columns={"test_mse": "psnr"}), "f", "psnr", "a").loc["b", "verdict"] == "better"
     with pytest.raises(ValueError, match="baseline"):
         compare(df, "f", baseline="z")
+    assert compare(df[df["f"] == "a"], "f").empty
+    widths = df.assign(f=df["f"].map({"a": "(4, 4)", "b": "(8, 8)", "c": "(2, 2)"}))  # as tables hold filters
+    assert compare(widths, "f", baseline=(4, 4)).loc["(8, 8)", "verdict"] == "worse"
