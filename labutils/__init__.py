@@ -8,9 +8,13 @@ training    fit: the one loop; evaluate                    __main__ the command 
 metrics     reconstruction, floors, costs
 """
 
-from labutils.config import BASELINE, COMPACT, TRADEOFF, Config
-from labutils.data import load_dataset
-from labutils.runs import ablate, compare, load_run, run, summarize, sweep
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labutils.config import BASELINE, COMPACT, TRADEOFF, Config
+    from labutils.data import load_dataset
+    from labutils.runs import ablate, compare, load_run, run, summarize, sweep
 
 __all__ = [
     "BASELINE",
@@ -25,3 +29,11 @@ __all__ = [
     "summarize",
     "sweep",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, imported when first used: `import labutils` costs nothing, and `doctor` can start without torch."""
+    for module in ("config", "data", "runs") if name in __all__ else ():
+        if hasattr(found := import_module(f"labutils.{module}"), name):
+            return getattr(found, name)
+    raise AttributeError(f"module 'labutils' has no attribute {name!r}")

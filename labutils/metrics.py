@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from labutils.config import Config
 from labutils.data import Dataset, Split, batches, subset, to_float
@@ -85,6 +84,8 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     A MAC is one multiplication with its addition in a convolution or matrix product; biases, normalisation and
     activations are left out, as is customary.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # only here: it brings a compiler along
+
     with inference(model):
         with FlopCounterMode(display=False) as counter:
             model(x)

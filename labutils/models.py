@@ -54,6 +54,24 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
         model.train(was_training)
 
 
+class ToVector(nn.Module):
+    """(B,C,H,W) → (B,H·W·C). A flatten that copies nothing where channels are last in memory."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+class ToMaps(nn.Module):
+    """(B,H·W·C) → (B,C,H,W), the inverse of ToVector."""
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.shape = (height, width, channels)
+
+    def forward(self, vector: torch.Tensor) -> torch.Tensor:
+        return vector.unflatten(1, self.shape).permute(0, 3, 1, 2)
+
+
 class ConvAutoencoder(nn.Module):
     """Strided convolutions down to a code, transposed convolutions back up.
 
@@ -82,9 +100,9 @@ class ConvAutoencoder(nn.Module):
         for i, width in enumerate(config.filters):
             stride = 2 if i < config.depth else 1
             down += [nn.Conv2d(channels[i], width, 3, stride, padding=1, bias=not config.batch_norm), *after(width)]
-        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, config.latent_dim))
+        self.encoder = nn.Sequential(*down, ToVector(), nn.Linear(flat, config.latent_dim))
 
-        up: list[nn.Module] = [nn.Linear(config.latent_dim, flat), nn.Unflatten(1, self.bottom), activation(config)]
+        up: list[nn.Module] = [nn.Linear(config.latent_dim, flat), ToMaps(*self.bottom), activation(config)]
         for i in reversed(range(len(config.filters))):
             stride = 2 if i < config.depth else 1
             # a transposed convolution inverts the shape: 4 → 7 needs no extra row, 7 → 14 and 14 → 28 one
@@ -96,6 +114,8 @@ class ConvAutoencoder(nn.Module):
         if not config.batch_norm:
             self.apply(_keep_variance)
         nn.init.constant_(up[-1].bias, DARK)  # type: ignore[arg-type]
+        # the layout that the convolutions compute in: any other is converted there and back in every layer
+        self.to(memory_format=torch.channels_last)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """x (B,1,28,28) in [0,1] → z (B,latent_dim)."""

@@ -60,6 +60,41 @@ def test_the_decoder_mirrors_the_encoder(c):
     assert len(seen["into"]) == len(c.filters)
 
 
+@pytest.mark.parametrize("c", [BASELINE, COMPACT])
+def test_it_computes_what_plain_layers_compute(c, digits):
+    # the network of the docstring, written down with torch's own layers in torch's default memory layout
+    ours = build_model(c)
+    f, channels = c.filters, (c.filters[-1], 4, 4)
+
+    def after(width):
+        return [nn.BatchNorm2d(width), nn.SiLU()] if c.batch_norm else [nn.ReLU()]
+
+    def down(a, b):
+        return [nn.Conv2d(a, b, 3, 2, 1, bias=not c.batch_norm), *after(b)]
+
+    def up(a, b, extra):
+        return nn.ConvTranspose2d(a, b, 3, 2, 1, extra, bias=b == 1 or not c.batch_norm)
+
+    encoder = [*down(1, f[0]), *down(f[0], f[1]), *down(f[1], f[2]), nn.Flatten(), nn.Linear(f[2] * 16, c.latent_dim)]
+    decoder = [nn.Linear(c.latent_dim, f[2] * 16), nn.Unflatten(1, channels), type(after(1)[-1])()]
+    decoder += [up(f[2], f[1], 0), *after(f[1]), up(f[1], f[0], 1), *after(f[0]), up(f[0], 1, 1), nn.Sigmoid()]
+    plain = nn.Sequential(*encoder, *decoder)
+    order = torch.arange(f[2] * 16).view(channels).permute(1, 2, 0).flatten()  # a plain flatten has channels first
+    with torch.no_grad():
+        for p, q in zip(plain.parameters(), ours.parameters(), strict=True):
+            p.copy_(q)
+        into, out_of = (layer for layer in plain if isinstance(layer, nn.Linear))
+        into.weight[:, order] = into.weight.clone()
+        out_of.weight[order], out_of.bias[order] = out_of.weight.clone(), out_of.bias.clone()
+    x = digits.val.images[:50].float() / 255
+    y, y_plain = ours(x), plain(x)
+    torch.testing.assert_close(y, y_plain, rtol=1e-4, atol=1e-5)
+    for model, out in ((ours, y), (plain, y_plain)):
+        ((out - x) ** 2).sum().backward()
+    first, first_plain = next(ours.parameters()).grad, next(plain.parameters()).grad
+    torch.testing.assert_close(first, first_plain, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
+
+
 def test_depth_counts_the_halvings():
     for depth, size in ((1, 14), (2, 7), (3, 4), (4, 2)):
         assert build_model(Config(filters=(2, 2, 2, 2, 2), depth=depth)).bottom == (2, size, size)
