@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, imported when first used: `import labutils` costs nothing, and `doctor` can start without torch."""
+    """The names above, imported when first used: `import labutils` costs nothing, `doctor` starts without torch."""
     for module in ("config", "data", "runs") if name in __all__ else ():
         if hasattr(found := import_module(f"labutils.{module}"), name):
             return getattr(found, name)

@@ -89,7 +89,7 @@ def test_it_computes_what_plain_layers_compute(c, digits):
     x = digits.val.images[:50].float() / 255
     y, y_plain = ours(x), plain(x)
     torch.testing.assert_close(y, y_plain, rtol=1e-4, atol=1e-5)
-    for model, out in ((ours, y), (plain, y_plain)):
+    for out in (y, y_plain):
         ((out - x) ** 2).sum().backward()
     first, first_plain = next(ours.parameters()).grad, next(plain.parameters()).grad
     torch.testing.assert_close(first, first_plain, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
