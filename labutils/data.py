@@ -187,7 +187,7 @@ def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} cannot be read ({reason}). {_remedy(name)}") from error
-    if hashlib.sha256(memoryview(content.numpy())).hexdigest() != sha:
+    if hashlib.sha256(content.numpy().data).hexdigest() != sha:
         start = " (it is an HTML page)" if head.lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
         raise DataError(
             f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum. "
