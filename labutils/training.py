@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from labutils.config import Config, stream_seed
@@ -100,9 +101,11 @@ def fit(
     model.to(device)
     train, val = train.to(device), val.to(device)
     _keep_freed_memory()
-    optimizer = _optimizer(model, config)
+    optimizers = _optimizers(model, config)
     steps = config.epochs * -(-len(train) // config.batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(config.schedule, step, steps))
+    schedulers = [
+        LambdaLR(optimizer, lambda step: _lr_factor(config.schedule, step, steps)) for optimizer in optimizers
+    ]
     shuffling = torch.Generator().manual_seed(stream_seed(config.seed, "shuffling"))
     rows: list[dict[str, float]] = []
     bar = tqdm(total=steps, unit="step", disable=not progress, leave=False)
@@ -117,7 +120,7 @@ def fit(
                 start = time.perf_counter()
                 shuffled = batches(train, config.batch_size, shuffling)
                 row: dict[str, float] = {"epoch": epoch}
-                row |= _train_epoch(model, objective, shuffled, optimizer, scheduler, bfloat16, epoch, bar)
+                row |= _train_epoch(model, objective, shuffled, optimizers, schedulers, bfloat16, epoch, bar)
                 row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
                 if not math.isfinite(row["val_loss"]):
                     raise TrainingDiverged(
@@ -139,8 +142,8 @@ def _train_epoch(
     model: nn.Module,
     objective: Objective,
     shuffled: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    optimizers: list[torch.optim.Optimizer],
+    schedulers: list[LambdaLR],
     bfloat16: bool,
     epoch: int,
     bar: tqdm,
@@ -153,11 +156,13 @@ def _train_epoch(
     for x, y in shuffled:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             terms = objective(model, x, y)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         terms["loss"].backward()
-        lrs.append(float(scheduler.get_last_lr()[0]))
-        optimizer.step()
-        scheduler.step()
+        lrs.append(float(schedulers[0].get_last_lr()[0]))
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
         # kept on the device: reading a value here would make every step wait for the accelerator
         rows.append(torch.stack([term.detach() for term in terms.values()]))
         sizes.append(len(x))
@@ -239,12 +244,44 @@ def _keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**28)  # and so does what exceeds 256 MiB of free space
 
 
-def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    parameters, decay = model.parameters(), config.weight_decay
+class Muon(torch.optim.Muon):
+    """Momentum, made orthogonal before each step (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+    torch's takes matrices only. This one takes kernels too, (O,I,h,w) as the matrix (O, h·w·I) that they are where
+    channels are last in memory. Its step is as long as Adam's for the same learning rate.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+        self.parameters = list(parameters)
+        # views, so that an update of the matrix is one of the kernel; torch refuses a view of another layout
+        matrices = [_channels_last(p.detach()).view(len(p), -1) for p in self.parameters]
+        # two iterations instead of five: as good on these small matrices, and half a millisecond sooner
+        super().__init__(matrices, lr, weight_decay, momentum=0.9, ns_steps=2, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: Any = None) -> Any:
+        for p, matrix in zip(self.parameters, self.param_groups[0]["params"], strict=True):
+            matrix.grad = None if p.grad is None else _channels_last(p.grad).reshape(len(p), -1)
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+
+
+def _optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
+    """Usually one. Muon leaves vectors and the layers at both ends to AdamW, as its authors advise."""
+    parameters, decay = list(model.parameters()), config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=decay)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
+        return [torch.optim.SGD(parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=decay)]
+    inner = [p for p in parameters if p.ndim > 1][1:-1] if config.optimizer == "muon" else []
+    outer = [p for p in parameters if all(p is not q for q in inner)]
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    adam = kind(outer, config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
+    return [adam, Muon(inner, config.lr, decay)] if inner else [adam]
 
 
 def _lr_factor(schedule: str, step: int, steps: int) -> float:

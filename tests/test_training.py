@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils import training
-from labutils.config import Config
+from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.models import build_model
 from labutils.objectives import build_objective, cross_entropy, squared_error
@@ -143,22 +143,29 @@ def test_one_batch_larger_than_the_data(few):
 
 def used_rates(config: Config, few: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """The learning rate of each step as a share of the peak, as the optimiser saw it."""
-    seen = []
-    make = training._optimizer
+    seen: dict[type, list[float]] = {}
+    make = training._optimizers
 
     def spied(model, config):
-        optimizer = make(model, config)
-        optimizer.register_step_pre_hook(lambda opt, *_: seen.append(opt.param_groups[0]["lr"] / config.lr))
-        return optimizer
+        for optimizer in (optimizers := make(model, config)):
+            rates = seen.setdefault(type(optimizer), [])
+            optimizer.register_step_pre_hook(
+                lambda opt, *_, rates=rates: rates.append(opt.param_groups[0]["lr"] / config.lr)
+            )
+        return optimizers
 
-    monkeypatch.setattr(training, "_optimizer", spied)
+    monkeypatch.setattr(training, "_optimizers", spied)
     history = train(config, few)[1]
-    assert history["lr"].iloc[-1] == pytest.approx(seen[-1] * config.lr)
-    return torch.tensor(seen)
+    first, *others = seen.values()
+    assert len(seen) == (2 if config.optimizer == "muon" else 1)
+    assert all(other == first for other in others)
+    assert history["lr"].iloc[-1] == pytest.approx(first[-1] * config.lr)
+    return torch.tensor(first)
 
 
-def test_one_cycle_rises_for_a_tenth_and_falls_to_zero(few, monkeypatch):
-    rates = used_rates(replace(TINY, epochs=10), few, monkeypatch)  # 30 steps
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_one_cycle_rises_for_a_tenth_and_falls_to_zero(few, monkeypatch, optimizer):
+    rates = used_rates(replace(TINY, epochs=10, optimizer=optimizer), few, monkeypatch)  # 30 steps
     assert len(rates) == 30
     assert rates[:3].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert rates[3:].diff().tolist() == pytest.approx([-1 / 27] * 26, abs=1e-6)
@@ -171,6 +178,36 @@ def test_one_cycle_of_a_single_step_moves(few, monkeypatch):
 
 def test_constant_is_constant(few, monkeypatch):
     assert used_rates(replace(TINY, schedule="constant"), few, monkeypatch).tolist() == [1] * 6
+
+
+def test_muon_moves_kernels_as_torchs_muon_moves_matrices(digits):
+    model = build_model(COMPACT)
+    adam, muon = training._optimizers(model, COMPACT)
+    kernels = [
+        layer.weight for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+    ]
+    # the layers at both ends, and all vectors, are left to AdamW
+    assert [id(p) for p in muon.parameters] == [id(p) for p in kernels[1:-1]]
+    ours = {id(p) for p in muon.parameters} | {id(p) for p in adam.param_groups[0]["params"]}
+    assert ours == {id(p) for p in model.parameters()}
+
+    def as_matrix(tensor):
+        return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).reshape(len(tensor), -1).clone()
+
+    matrices = [as_matrix(p.detach()) for p in muon.parameters]
+    oracle = torch.optim.Muon(
+        matrices, COMPACT.lr, weight_decay=0, momentum=0.9, ns_steps=2, adjust_lr_fn="match_rms_adamw"
+    )
+    x = digits.val.images[:32].float() / 255
+    for _ in range(3):
+        muon.zero_grad()
+        squared_error(model, x, x)["loss"].backward()
+        for p, matrix in zip(muon.parameters, matrices, strict=True):
+            matrix.grad = as_matrix(p.grad)
+        muon.step()
+        oracle.step()
+        for p, matrix in zip(muon.parameters, matrices, strict=True):
+            torch.testing.assert_close(as_matrix(p.detach()), matrix)
 
 
 def test_tensorboard_gets_the_history(few, tmp_path):
@@ -343,7 +380,7 @@ SCRIPT = """
 import hashlib, torch
 torch.set_num_threads(1)
 from labutils import data, models, objectives, training
-from labutils.config import Config
+from labutils.config import COMPACT, Config
 c = Config(**{values})
 pixels = (torch.arange(40 * 784) * 7919 % 256).to(torch.uint8).view(40, 1, 28, 28)
 split = data.Split(pixels, torch.zeros(40, dtype=torch.int64))
