@@ -115,6 +115,7 @@ def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
 def run_metrics(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:
     """The metrics of a finished autoencoder run; train_mse, val_mse and test_mse by one definition, after training.
 
+    train_mse is that of up to 10,000 evenly spaced training images: as exact as test_mse, and sooner than all.
     seconds and images_per_second include the validation after each epoch. They and latency_ms hold for the threads and
     the neighbours that the process had: a sweep gives each run one thread and a busy core beside it.
     """
@@ -126,7 +127,7 @@ def run_metrics(model: nn.Module, config: Config, data: Dataset, history: pd.Dat
         "n_train": len(train),
         "test_mse": test["mse"],
         "val_mse": reconstruction_metrics(model, data.val)["mse"],
-        "train_mse": reconstruction_metrics(model, train)["mse"],
+        "train_mse": reconstruction_metrics(model, subset(train, min(10_000, len(train))))["mse"],
         "test_bce": test["bce"],
         "psnr": test["psnr"],
         "ssim": test["ssim"],

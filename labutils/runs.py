@@ -14,9 +14,11 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
+import time
 import tokenize
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,18 +149,22 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
             raise
         finally:
             pool.shutdown()
-    rows: dict[int, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = [{}] * len(configs)
     with tqdm(total=len(configs), unit="run", disable=len(configs) < 2) as bar:
-        if executor is None:
-            for i, config in enumerate(configs):
-                rows[i] = run_row(config)
-                bar.update()
-        else:
-            futures = {executor.submit(run_row, config): i for i, config in enumerate(configs)}
-            for future in as_completed(futures):
-                rows[futures[future]] = future.result()
-                bar.update()
-    return pd.DataFrame([rows[i] for i in range(len(configs))])
+        for i, row in _finished(configs, executor):
+            rows[i] = row
+            bar.set_postfix({name: f"{row[name]:.4g}" for name in ("val_mse", "seconds") if name in row}, refresh=False)
+            bar.update()
+    return pd.DataFrame(rows)
+
+
+def _finished(configs: Sequence[Config], executor: Executor | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of the table with their places, as they come."""
+    if executor is None:
+        yield from ((i, run_row(config)) for i, config in enumerate(configs))
+    else:
+        futures = {executor.submit(run_row, config): i for i, config in enumerate(configs)}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
 
 
 def _process_a_core() -> Any:
@@ -166,7 +172,21 @@ def _process_a_core() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.backend.context import cpu_count
 
-    return ProcessPoolExecutor(cpu_count(), env={"OMP_NUM_THREADS": "1"})
+    return ProcessPoolExecutor(
+        cpu_count(), env={"OMP_NUM_THREADS": "1"}, initializer=_end_with_parent, initargs=(os.getpid(),)
+    )
+
+
+def _end_with_parent(parent: int) -> None:
+    """In a worker: stop when the driver is gone. Otherwise a killed kernel leaves its workers at their tasks."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere a process keeps its parent's number after the parent's end
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run_row(config: Config) -> dict[str, Any]:

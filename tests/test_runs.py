@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
@@ -174,6 +176,34 @@ def test_ablate_shrinks_at_smoke_scale(store, monkeypatch):
     assert df["seed"].unique().tolist() == [0, 1]
     assert (df["epochs"] == 3).all()
     assert (df["scale"] == "smoke").all()
+
+
+SWEEP = """
+from dataclasses import replace
+from labutils import BASELINE, sweep
+if __name__ == "__main__":
+    small = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, device="cpu", epochs=1)
+    sweep([small, replace(small, seed=1)] + [replace(small, seed=i, epochs=1000) for i in range(2, 6)])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of Linux and macOS")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_stopped_sweep_keeps_finished_runs_and_leaves_no_process(store, how):
+    process = subprocess.Popen([sys.executable, "-c", SWEEP], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(store.glob("[0-9a-f]*/MANIFEST.json"))) < 2:  # then the long ones are under way
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2
+    time.sleep(1)
+    process.send_signal(how)
+    process.wait(30)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert len([load_run(path.parent) for path in store.glob("[0-9a-f]*/MANIFEST.json")]) == 2
 
 
 def table(values):
