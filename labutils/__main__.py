@@ -120,7 +120,8 @@ def _doctor(options: argparse.Namespace) -> int:
             print(f"OK      {name:<14} {check()}")
         except Exception as error:  # whatever is wrong with this machine is the answer, not a crash
             failed += 1
-            print(f"REMEDY  {name:<14} {error}")
+            remedy = ": pip install -r requirements.txt" if isinstance(error, ImportError) else ""
+            print(f"REMEDY  {name:<14} {error}{remedy}")
     return min(failed, 1)
 
 
@@ -188,13 +189,16 @@ def _check_data(name: str) -> str:
 
 
 def _check_folder(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".write-{os.getpid()}"
-    probe.touch()
-    probe.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RuntimeError(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
     free = shutil.disk_usage(folder).free / 2**30
     if free < 1:
-        raise RuntimeError(f"only {free:.1f} GiB are free under {folder}: make room, or move it with LABUTILS_OUTPUTS")
+        raise RuntimeError(f"only {free:.1f} GiB are free under {folder}: make room")
     return f"{folder} is writable, {math.floor(free)} GiB free"
 
 

@@ -57,6 +57,43 @@ def test_doctor_is_content_here_and_names_what_is_wrong(capsys, monkeypatch, tmp
     assert "LABUTILS_DATA" in capsys.readouterr().out
 
 
+def in_a_fresh_process(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_doctor_names_a_missing_package_and_the_remedy():
+    # None in sys.modules is what Python makes of a package that is not there
+    script = "import sys; sys.modules['torch'] = None; from labutils.__main__ import main; main(['doctor'])"
+    lines = in_a_fresh_process(script).splitlines()
+    (line,) = [line for line in lines if line.split()[1] == "torch"]
+    assert line.startswith("REMEDY")
+    assert "pip install -r requirements.txt" in line
+    assert any(line.startswith("OK") for line in lines)
+
+
+def test_doctor_names_a_folder_that_cannot_be_written(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "file" / "outputs"))
+    assert main(["doctor"]) == 1
+    assert f"{tmp_path / 'file' / 'outputs'} cannot be written (" in capsys.readouterr().out
+
+
+def test_packages_load_where_they_are_used():
+    loaded = "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    light = in_a_fresh_process(f"import sys, labutils; {loaded}").split()
+    assert not {"torch", "numpy", "pandas"} & set(light)
+    names = in_a_fresh_process(f"import sys; from labutils import *; assert callable(run); {loaded}").split()
+    assert {"torch", "pandas"} <= set(names)
+    assert not {"sklearn", "umap", "matplotlib", "scipy", "torchvision", "triton", "IPython"} & set(names)
+
+
+def test_a_name_that_labutils_lacks_is_an_attribute_error():
+    import labutils
+
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = labutils.nothing
+
+
 def test_the_module_runs_as_a_program():
     command = [sys.executable, "-m", "labutils", "run", "99_nothing"]
     done = subprocess.run(command, capture_output=True, text=True)
