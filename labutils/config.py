@@ -41,7 +41,7 @@ class Config:
                        choices=("mse", "bce"))  # fmt: skip
     epochs: int = option(3, "passes over the training images", low=1, high=100_000)
     batch_size: int = option(96, "images in one gradient step", low=1, high=1_000_000)
-    lr: float = option(8e-3, "learning rate; with one_cycle the peak", above=0, high=100)
+    lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
     schedule: str = option("one_cycle", "one_cycle: linear warm-up over a tenth of the steps, then linear to zero",
                            choices=("one_cycle", "constant"))  # fmt: skip
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))

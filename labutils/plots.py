@@ -94,6 +94,48 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
     return fig
 
 
+def plot_curves(
+    curves: Mapping[str, pd.DataFrame],
+    xlabel: str,
+    ylabel: str,
+    *,
+    lines: Mapping[str, float] | None = None,
+    points: Sequence[str] = (),
+    log: str = "",
+    width: float = 7,
+) -> Figure:
+    """A curve for each table: its second column against its first, with an interval where there are `low` and `high`.
+
+    Args:
+        lines: labelled horizontal lines, for floors and targets.
+        points: names of the tables whose rows are not to be connected.
+        log: the axes with a logarithmic scale: "", "x", "y" or "xy".
+        width: in inches.
+    """
+    fig, axes = figure(width, 3.8)
+    ax: Axes = axes[0, 0]
+    for i, (name, table) in enumerate(curves.items()):
+        x, y = table.iloc[:, 0], table.iloc[:, 1]
+        bars = [y - table["low"], table["high"] - y] if "low" in table else None
+        style = "o" if name in points else "-" if len(table) > 30 else "o-"
+        ax.errorbar(x, y, bars, fmt=style, ms=4, capsize=3, color=DIGIT_COLOURS[i % len(DIGIT_COLOURS)], label=name)
+    for name, value in (lines or {}).items():
+        ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
+        ax.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555555"
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    for axis in log:
+        ax.set(**{f"{axis}scale": "log"})
+        part = ax.xaxis if axis == "x" else ax.yaxis
+        part.set_major_formatter(lambda value, _: f"{value:g}")
+        part.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        ax.tick_params(axis=axis, which="both", labelsize=8)
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
 def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
     """Mean error per pixel for each class and model, with the standard error of the mean over the class's images.
 

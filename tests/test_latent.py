@@ -53,6 +53,13 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     figures = [
         plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345", title="digits"),
         plots.plot_history({"a": history}, {"PCA-2": 0.3}),
+        plots.plot_curves(
+            {"a": pd.DataFrame({"x": [1, 2], "y": [3, 4], "low": [2, 3], "high": [5, 6]})},
+            "x",
+            "y",
+            lines={"floor": 1.0},
+            log="xy",
+        ),
         plots.plot_error_by_class({"a": np.ones(100)}, np.arange(100) % 10, names),
         plots.plot_projections({"PCA": np.random.default_rng(0).normal(size=(20, 2))}, labels, names),
     ]
