@@ -1,11 +1,11 @@
 """labutils: what the notebooks stand on.
 
-config      Config, the named configs, paths, scale        runs     run, ablate, sweep, summarize, compare; the store
-data        load_dataset: images found, checked, batched   latent   codes of images: encode, interpolate, project
-models      the models: encode(x) -> z, decode(z) -> x_hat plots    plot_*: arrays in, Figure out
-objectives  batch losses: (model, x, y) -> dict            report   the series executed, its tables, its page
-training    fit: the one loop; evaluate                    __main__ the command line
-metrics     reconstruction, floors, costs
+config      Config, the named configs, paths, scale        runs     run, ablate, sweep, stored_runs; the store
+data        load_dataset: images found, checked, batched   stats    summarize, compare, effects, pareto
+models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, project
+objectives  batch losses: (model, x, y) -> dict            plots    plot_*: arrays in, Figure out
+training    fit: the one loop; evaluate                    report   the series executed, its tables, its page
+metrics     reconstruction, floors, costs                  __main__ the command line
 """
 
 from importlib import import_module
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labutils.config import BASELINE, COMPACT, TRADEOFF, Config
     from labutils.data import load_dataset
-    from labutils.runs import ablate, compare, load_run, run, summarize, sweep
+    from labutils.runs import ablate, load_run, run, stored_runs, sweep
+    from labutils.stats import compare, summarize
 
 __all__ = [
     "BASELINE",
@@ -26,6 +27,7 @@ __all__ = [
     "load_dataset",
     "load_run",
     "run",
+    "stored_runs",
     "summarize",
     "sweep",
 ]
@@ -33,7 +35,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The names above, imported when first used: `import labutils` costs nothing, `doctor` starts without torch."""
-    for module in ("config", "data", "runs") if name in __all__ else ():
+    for module in ("config", "data", "runs", "stats") if name in __all__ else ():
         if hasattr(found := import_module(f"labutils.{module}"), name):
             return getattr(found, name)
     raise AttributeError(f"module 'labutils' has no attribute {name!r}")

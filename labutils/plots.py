@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 # Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
@@ -64,6 +65,21 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
     return fig
 
 
+def _draw_floors(ax: Axes, floors: Mapping[str, float]) -> None:
+    for name, value in floors.items():
+        ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
+        ax.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555555"
+        )
+
+
+def _plain_log(axis: Axis) -> None:
+    """Numbers, not powers of ten, on a logarithmic axis that often spans less than one."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "23468" else "")
+    axis.set_tick_params(which="both", labelsize=8)
+
+
 def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, float], metric: str = "mse") -> Figure:
     """Training (dashed) and validation error against the epoch for each history, and the floors as lines."""
     fig, axes = figure(7, 3.6)
@@ -80,15 +96,9 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
         ax.plot(
             history["epoch"], history[f"val_{metric}"], "o-", color=DIGIT_COLOURS[i], ms=3, label=f"{name}, validation"
         )
-    for name, value in floors.items():
-        ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
-        ax.annotate(
-            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555555"
-        )
+    _draw_floors(ax, floors)
     ax.set(xlabel="epoch", ylabel=f"{metric} per pixel", yscale="log")
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-    ax.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
-    ax.tick_params(axis="y", which="both", labelsize=8)
+    _plain_log(ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return fig
@@ -119,20 +129,67 @@ def plot_curves(
         bars = [y - table["low"], table["high"] - y] if "low" in table else None
         style = "o" if name in points else "-" if len(table) > 30 else "o-"
         ax.errorbar(x, y, bars, fmt=style, ms=4, capsize=3, color=DIGIT_COLOURS[i % len(DIGIT_COLOURS)], label=name)
-    for name, value in (lines or {}).items():
-        ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
-        ax.annotate(
-            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555555"
-        )
+    _draw_floors(ax, lines or {})
     ax.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
         ax.set(**{f"{axis}scale": "log"})
-        part = ax.xaxis if axis == "x" else ax.yaxis
-        part.set_major_formatter(lambda value, _: f"{value:g}")
-        part.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
-        ax.tick_params(axis=axis, which="both", labelsize=8)
+        _plain_log(ax.xaxis if axis == "x" else ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def plot_effects(
+    table: pd.DataFrame, ylabel: str = "test mse per pixel", floors: Mapping[str, float] | None = None
+) -> Figure:
+    """What `stats.effects` gives, as a picture: on the left each value's mean with its interval, and the floors; on the
+    right the difference to the baseline, paired by seed, in percent of the baseline's mean."""
+    fig, axes = figure(9, 0.9 + 0.42 * max(5, len(table)), 1, 2)
+    left, right = axes[0]
+    at, names = np.arange(len(table)), [str(value) for value in table.index]
+    colours = ["#555555" if verdict == "baseline" else DIGIT_COLOURS[0] for verdict in table["verdict"]]
+    for i, colour in zip(at, colours, strict=True):
+        row = table.iloc[i]
+        left.errorbar(i, row["mean"], [[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", ms=5,
+                      capsize=4, color=colour)  # fmt: skip
+        if row["verdict"] != "baseline":
+            right.errorbar(row["percent"], i, xerr=[[row["percent"] - row["percent_low"]],
+                           [row["percent_high"] - row["percent"]]], fmt="o", ms=5, capsize=4, color=colour)  # fmt: skip
+        right.annotate(row["verdict"], (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    _draw_floors(left, floors or {})
+    left.set(xticks=at, ylabel=ylabel, yscale="log" if floors else "linear", xlim=(-0.5, len(table) - 0.5))
+    left.set_xticklabels(names, fontsize=8)
+    right.axvline(0, color="#555555", linewidth=1)
+    right.set(yticks=at, xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
+    right.set_yticklabels(names, fontsize=8)
+    if floors:
+        _plain_log(left.yaxis)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def plot_pareto(table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = ()) -> Figure:
+    """Error (column mean, with low … high) against each cost, a panel each; the front is drawn as steps.
+
+    Args:
+        table: a row a model, with a column "on front: <cost>" for each cost.
+        highlight: rows to draw in colour.
+    """
+    rows = -(-len(costs) // 2)
+    fig, axes = figure(11, 4.2 * rows, rows, 2)
+    for ax, cost in zip(axes.flat, costs, strict=False):
+        front = table[table[f"on front: {cost}"]].sort_values(cost)
+        ax.step(front[cost], front["mean"], where="post", color="#999999", linewidth=1, zorder=0)
+        for name, row in table.iterrows():
+            colour = DIGIT_COLOURS[3] if name in highlight else DIGIT_COLOURS[0] if name in front.index else "#999999"
+            bars = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            ax.errorbar(row[cost], row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
+            if name in front.index or name in highlight:
+                ax.annotate(str(name), (row[cost], row["mean"]), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        ax.set(xlabel=cost, ylabel="mse per pixel", xscale="log", yscale="log")
+        _plain_log(ax.yaxis)
+        ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 

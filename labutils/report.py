@@ -19,6 +19,24 @@ NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+FORMATS: dict[Any, Any] = {
+    **dict.fromkeys(("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference"), "{:.4f}"),
+    **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
+    **dict.fromkeys(("n_params", "macs"), "{:,.0f}"),
+    **dict.fromkeys(("seconds", "code_bytes", "epochs"), "{:.0f}"),
+    **dict.fromkeys(("latency_ms", "batch_latency_ms"), "{:.2f}"),
+}
+
+
+def styled(table: pd.DataFrame, caption: str = "") -> Any:
+    """A table as a notebook shows it: digits by the kind of the column, the baseline's row in bold."""
+    known = {name: form for name, form in FORMATS.items() if name in table}
+    style = table.style.format(known, na_rep="").set_caption(caption)
+    if "verdict" in table:
+        style = style.apply(lambda row: ["font-weight: bold" * (row["verdict"] == "baseline")] * len(row), axis=1)
+    return style
+
+
 def save_results(
     stem: str, dataset: str, df: pd.DataFrame, figures: Mapping[str, Figure], *, question: str, answer: str
 ) -> Path:

@@ -101,12 +101,8 @@ def load_run(path: str | Path) -> Run:
 
 def _load(path: Path, key: str | None = None) -> Run:
     """`load_run`, where `key` says which run it has to be."""
+    manifest, content = _verified(path, FILES)
     try:
-        manifest = json.loads((path / "MANIFEST.json").read_bytes())
-        content = {name: (path / name).read_bytes() for name in FILES}
-        for name, data in content.items():
-            if manifest["files"][name] != _fingerprint(data):
-                raise RunError(f"{path / name} is not the file that was stored")
         config = Config.from_dict(json.loads(content["config.json"]))
         if _hash(config, **manifest["made_from"]) != (key or manifest["key"]):
             raise RunError(f"{path} holds another run than its name or its manifest says")
@@ -114,10 +110,28 @@ def _load(path: Path, key: str | None = None) -> Run:
         model.load_state_dict(load_safetensors(content["model.safetensors"]))
     except RunError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise RunError(f"{path} holds no readable run ({type(error).__name__}: {error})") from error
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
     history = pd.read_csv(io.BytesIO(content["history.csv"]))
     return Run(config, model.eval(), json.loads(content["metrics.json"]), history, path)
+
+
+def _verified(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A run's manifest, and the content of the named files, which are those that the manifest was written for."""
+    try:
+        manifest = json.loads((path / "MANIFEST.json").read_bytes())
+        content = {name: (path / name).read_bytes() for name in names}
+        fingerprints = {name: manifest["files"][name] for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+    for name, data in content.items():
+        if fingerprints[name] != _fingerprint(data):
+            raise RunError(f"{path / name} is not the file that was stored")
+    return manifest, content
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} holds no readable run ({type(error).__name__}: {error})")
 
 
 def run_key(config: Config, checksum: str) -> str:
@@ -191,7 +205,8 @@ def _end_with_parent(parent: int) -> None:
 
 def run_row(config: Config) -> dict[str, Any]:
     """`run` for a worker: returns the row of the table, no tensors."""
-    return _row(run(config, progress=False))
+    r = run(config, progress=False)
+    return _row(r.config, r.metrics, r.path, json.loads((r.path / "MANIFEST.json").read_bytes()))
 
 
 def ablate(
@@ -215,62 +230,6 @@ def ablate(
     seeds = min(seeds, limits.seeds or seeds)
     variants: list[dict[str, Any]] = [{factor: value, "seed": seed} for value in values for seed in range(seeds)]
     return sweep([replace(base, **variant) for variant in variants], executor)
-
-
-def summarize(df: pd.DataFrame, by: str, metric: str = "test_mse") -> pd.DataFrame:
-    """Mean, standard deviation, 95 % t-interval of the mean, and n of a metric for each value of a column.
-
-    With one run the interval is NaN: one run says nothing about the next.
-    """
-    from scipy import stats
-
-    table = df.groupby(by, sort=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
-    half = stats.t.ppf(0.975, (table["n"] - 1).where(table["n"] > 1)) * table["std"] / np.sqrt(table["n"])
-    table.insert(2, "low", table["mean"] - half)
-    table.insert(3, "high", table["mean"] + half)
-    return table
-
-
-def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
-    """Each value of a factor against the baseline, paired by seed.
-
-    Args:
-        baseline: the value to compare with; None is the first in the table.
-
-    Returns:
-        A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
-        comparisons (Bonferroni), percent of the baseline's mean, n pairs, and verdict: "better" or "worse" where
-        the interval excludes zero, else "not resolved at n = …". Lower is better for errors and costs, higher for
-        psnr, ssim, accuracies and images_per_second.
-
-    Raises:
-        ValueError: the baseline is not in the table, or a value was run twice with one seed.
-    """
-    from scipy import stats
-
-    if isinstance(baseline, (tuple, list)):
-        baseline = str(tuple(baseline))  # as tables hold filters
-    wide = df.pivot(index="seed", columns=factor, values=metric)[list(dict.fromkeys(df[factor]))]
-    baseline = wide.columns[0] if baseline is None else baseline
-    if baseline not in wide.columns:
-        raise ValueError(f"baseline={baseline!r} is not among the values of {factor}: {list(wide.columns)}")
-    others = [value for value in wide.columns if value != baseline]
-    higher_is_better = metric.endswith(("psnr", "ssim", "accuracy", "images_per_second"))
-    rows = []
-    for value in others:
-        d = (wide[value] - wide[baseline]).dropna()
-        half = np.nan
-        if len(d) > 1:
-            half = stats.t.ppf(1 - 0.025 / len(others), len(d) - 1) * d.std() / np.sqrt(len(d))
-        low, high = d.mean() - half, d.mean() + half
-        verdict = f"not resolved at n = {len(d)}"
-        if low > 0 or high < 0:
-            verdict = "better" if (low > 0) == higher_is_better else "worse"
-        percent = 100 * d.mean() / wide[baseline].mean()
-        rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent,
-                     "n": len(d), "verdict": verdict})  # fmt: skip
-    columns = [factor, "difference", "low", "high", "percent", "n", "verdict"]
-    return pd.DataFrame(rows, columns=columns).set_index(factor)
 
 
 def code_hash() -> str:
@@ -320,14 +279,27 @@ def _torch_version() -> str:
     return torch.__version__.split("+")[0]
 
 
-def _row(r: Run) -> dict[str, Any]:
-    return {
-        **r.config.to_dict(),
-        "filters": str(r.config.filters),
-        **r.metrics,
-        "scale": scale().name,
-        "run": r.path.name,
-    }
+def stored_runs() -> pd.DataFrame:
+    """Every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
+
+    `summarize(stored_runs(), by=[…])` is a leaderboard. Only the small files are read and verified, no weights.
+    """
+    rows = []
+    for path in sorted(runs_dir().glob("[0-9a-f]*")):
+        try:
+            manifest, content = _verified(path, ("config.json", "metrics.json"))
+            config = Config.from_dict(json.loads(content["config.json"]))
+        except (RunError, ValueError):
+            continue
+        if manifest["made_from"]["code"] == code_hash() and manifest["made_from"]["torch"] == _torch_version():
+            rows.append(_row(config, json.loads(content["metrics.json"]), path, manifest))
+    return pd.DataFrame(rows)
+
+
+def _row(config: Config, metrics: dict[str, float], path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    made_by = {name: manifest[name] for name in ("scale", "platform")}
+    filters = str(config.filters)
+    return {**config.to_dict(), "filters": filters, **metrics, **made_by, **manifest["versions"], "run": path.name}
 
 
 def _store(
@@ -348,7 +320,7 @@ def _store(
         "made_from": {"data": data.checksum, "code": code_hash(), "torch": _torch_version()},
         "files": {name: _fingerprint(value) for name, value in content.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "threads": torch.get_num_threads(),
+        "scale": scale().name,
         "platform": f"{sys.platform} {platform.machine()}",
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def fit(
 
     Returns:
         The history, a row an epoch: epoch, lr (the last step's), train_* (averages by example while training), val_*
-        (after the epoch) and seconds (both included).
+        (after the epoch), seconds (both included) and threads.
 
     Raises:
         TrainingDiverged: a loss was NaN or infinite; the message names epoch, step and learning rate.
@@ -126,7 +126,7 @@ def fit(
                     raise TrainingDiverged(
                         f"validation loss {row['val_loss']} after epoch {epoch}; {_calmer(row['lr'])}"
                     )
-                rows.append({**row, "seconds": time.perf_counter() - start})
+                rows.append({**row, "seconds": time.perf_counter() - start, "threads": torch.get_num_threads()})
                 if rows[-1]["seconds"] > 2 * min(row["seconds"] for row in rows):
                     torch.set_num_threads(1)  # a busy neighbour has come: see _fastest_threads
                 bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
@@ -244,32 +244,56 @@ def _keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**28)  # and so does what exceeds 256 MiB of free space
 
 
-class Muon(torch.optim.Muon):
+class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal before each step (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    torch's takes matrices only. This one takes kernels too, (O,I,h,w) as the matrix (O, h·w·I) that they are where
-    channels are last in memory. Its step is as long as Adam's for the same learning rate.
+    A kernel (O,I,h,w) counts as the matrix (O, h·w·I). Steps are as long as Adam's for the same learning rate. torch's
+    own Muon takes matrices only and one at a time, which here costs three times as much: a seventh of a training step.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
-        self.parameters = list(parameters)
-        # views, so that an update of the matrix is one of the kernel; torch refuses a view of another layout
-        matrices = [_channels_last(p.detach()).view(len(p), -1) for p in self.parameters]
-        # two iterations instead of five: as good on these small matrices, and half a millisecond sooner
-        super().__init__(matrices, lr, weight_decay, momentum=0.9, ns_steps=2, adjust_lr_fn="match_rms_adamw")
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.9})
 
-    def step(self, closure: Any = None) -> Any:
-        for p, matrix in zip(self.parameters, self.param_groups[0]["params"], strict=True):
-            matrix.grad = None if p.grad is None else _channels_last(p.grad).reshape(len(p), -1)
-        return super().step(closure)
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape.setdefault(p.shape, []).append(p)
+            for parameters in by_shape.values():
+                self._step_of_a_shape(parameters, **group)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for p in self.parameters:
-            p.grad = None
+    def _step_of_a_shape(
+        self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float, **_: Any
+    ) -> None:
+        matrices = []
+        for p in parameters:
+            mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+            mean.lerp_(p.grad, 1 - momentum)
+            ahead = p.grad.lerp(mean, momentum)  # type: ignore[union-attr]
+            matrices.append((ahead.permute(0, 2, 3, 1) if p.ndim == 4 else ahead).reshape(len(p), -1))
+        steps = _orthogonal(torch.stack(matrices))
+        length = 0.2 * lr * max(steps.shape[1:]) ** 0.5
+        for p, step in zip(parameters, steps, strict=True):
+            if p.ndim == 4:
+                step = step.view(len(p), *p.shape[2:], p.shape[1]).permute(0, 3, 1, 2)
+            p.mul_(1 - lr * weight_decay).add_(step, alpha=-length)
 
 
-def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """(N,r,c) → (N,r,c): all singular values pushed towards 1 by two Newton–Schulz iterations with Jordan's quintic.
+
+    He takes five. On matrices as small as ours two teach as much: after one epoch COMPACT's validation error is the
+    same to half a percent.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    m = matrices.mT if tall else matrices
+    m = m / m.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(2):
+        square = m @ m.mT
+        m = 3.4445 * m + (-4.7750 * square + 2.0315 * square @ square) @ m
+    return m.mT if tall else m
 
 
 def _optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:

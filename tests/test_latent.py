@@ -50,6 +50,9 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     x, labels = digits.test.images[:20], digits.test.labels[:20].numpy()
     history = pd.DataFrame({"epoch": [1, 2], "train_mse": [0.2, 0.1], "val_mse": [0.2, 0.15]})
     names = plots.class_names("mnist")
+    columns = ["mean", "low", "high", "percent", "percent_low", "percent_high"]
+    effects = pd.DataFrame([[2, 1, 3] + [np.nan] * 3, [3, 2, 4, 50, 40, 60]], [False, True], columns)
+    effects["verdict"] = ["baseline", "worse"]
     figures = [
         plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345", title="digits"),
         plots.plot_history({"a": history}, {"PCA-2": 0.3}),
@@ -60,6 +63,8 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
             lines={"floor": 1.0},
             log="xy",
         ),
+        plots.plot_pareto(effects.assign(**{"macs": [1, 2], "on front: macs": [True, False]}), ["macs"], [True]),
+        plots.plot_effects(effects, floors={"PCA": 4.0}),
         plots.plot_error_by_class({"a": np.ones(100)}, np.arange(100) % 10, names),
         plots.plot_projections({"PCA": np.random.default_rng(0).normal(size=(20, 2))}, labels, names),
     ]

@@ -153,7 +153,7 @@ def test_macs_of_the_baseline_by_hand():
 def test_costs():
     model = build_model(BASELINE)
     result = costs(model, torch.rand(1, 1, 28, 28))
-    assert result.keys() == {"n_params", "macs", "latency_ms"}
+    assert result.keys() == {"n_params", "macs", "latency_ms", "batch_latency_ms"}
     assert result["n_params"] == sum(p.numel() for p in model.parameters())
     assert 0 < result["latency_ms"] < 1000
     assert math.isfinite(result["latency_ms"])

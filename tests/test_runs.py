@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from labutils import BASELINE, Config, ablate, compare, load_run, run, runs, summarize, sweep
+from labutils import BASELINE, Config, ablate, load_run, run, runs, summarize, sweep
 from labutils.runs import FILES, RunError, _code, run_key
 from labutils.training import TrainingDiverged
 
@@ -43,7 +43,8 @@ def test_a_run_has_everything_the_contract_names(stored):
     assert list(stored.history["epoch"]) == [1]
     assert {p.name for p in stored.path.iterdir()} == {*FILES, "MANIFEST.json"}
     expected = "test_mse test_bce val_mse train_mse psnr ssim n_params macs seconds images_per_second latency_ms"
-    assert {*expected.split(), "n_train", "pca_mse", "mean_image_mse"} == set(stored.metrics)
+    costs = "code_bytes batch_latency_ms threads"
+    assert {*expected.split(), *costs.split(), "n_train", "pca_mse", "mean_image_mse"} == set(stored.metrics)
     assert np.isfinite(list(stored.metrics.values())).all()
     assert not stored.model.training
 
@@ -178,6 +179,19 @@ def test_ablate_shrinks_at_smoke_scale(store, monkeypatch):
     assert (df["scale"] == "smoke").all()
 
 
+def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
+    assert runs.stored_runs().empty
+    df = ablate("latent_dim", [2, 3], base=TINY, seeds=2)
+    board = runs.stored_runs()
+    pd.testing.assert_frame_equal(board, df.sort_values("run", ignore_index=True))
+    assert summarize(board, by=["latent_dim", "n_train"])["n"].tolist() == [2, 2]
+    damage("bit flip", store / df["run"][0])  # of the weights, which a leaderboard does not read
+    (store / df["run"][1] / "metrics.json").write_text("{}")
+    assert len(runs.stored_runs()) == 3
+    monkeypatch.setattr(runs, "code_hash", lambda: "other code")
+    assert runs.stored_runs().empty
+
+
 SWEEP = """
 from dataclasses import replace
 from labutils import BASELINE, sweep
@@ -204,31 +218,3 @@ def test_a_stopped_sweep_keeps_finished_runs_and_leaves_no_process(store, how):
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert len([load_run(path.parent) for path in store.glob("[0-9a-f]*/MANIFEST.json")]) == 2
-
-
-def table(values):
-    return pd.DataFrame([{"f": f, "seed": s, "test_mse": v} for f, vs in values.items() for s, v in enumerate(vs)])
-
-
-def test_summarize_by_hand():
-    row = summarize(table({"a": [1.0, 2.0, 3.0], "b": [5.0]}), by="f")
-    # mean 2, std 1, t(0.975, 2) = 4.302653, half width 4.302653 / √3
-    assert row.loc["a"].tolist() == pytest.approx([2, 1, 2 - 2.484138, 2 + 2.484138, 3], abs=1e-6)
-    assert row.loc["b", "n"] == 1
-    assert np.isnan(row.loc["b", "low"])
-
-
-def test_compare_by_hand():
-    df = table({"a": [1.0, 2.0, 3.0], "b": [1.5, 2.6, 3.4], "c": [1.0, 3.0, 2.0]})
-    result = compare(df, "f", baseline="a")
-    # b - a = .5 .6 .4: mean .5, std .1, and with two comparisons t(1 - .05/4, 2) = 6.205347
-    b = result.loc["b"]
-    assert [b.difference, b.low, b.high, b.percent] == pytest.approx([0.5, 0.141734, 0.858266, 25.0], abs=1e-5)
-    assert (b.verdict, b.n) == ("worse", 3)
-    assert result.loc["c", "verdict"] == "not resolved at n = 3"
-    assert compare(df.rename(columns={"test_mse": "psnr"}), "f", "psnr", "a").loc["b", "verdict"] == "better"
-    with pytest.raises(ValueError, match="baseline"):
-        compare(df, "f", baseline="z")
-    assert compare(df[df["f"] == "a"], "f").empty
-    widths = df.assign(f=df["f"].map({"a": "(4, 4)", "b": "(8, 8)", "c": "(2, 2)"}))  # as tables hold filters
-    assert compare(widths, "f", baseline=(4, 4)).loc["(8, 8)", "verdict"] == "worse"

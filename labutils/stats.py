@@ -1,0 +1,96 @@
+"""Statistics of tables of runs: intervals, paired comparisons, floors and costs side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def summarize(df: pd.DataFrame, by: str | Sequence[str], metric: str = "test_mse") -> pd.DataFrame:
+    """Mean, standard deviation, 95 % t-interval of the mean, and n of a metric for each value of a column (or columns).
+
+    With one run the interval is NaN: one run says nothing about the next.
+    """
+    from scipy import stats
+
+    by = by if isinstance(by, str) else list(by)
+    table = (
+        df.groupby(by, sort=False, dropna=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+    )
+    half = stats.t.ppf(0.975, (table["n"] - 1).where(table["n"] > 1)) * table["std"] / np.sqrt(table["n"])
+    table.insert(2, "low", table["mean"] - half)
+    table.insert(3, "high", table["mean"] + half)
+    return table
+
+
+def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
+    """Each value of a factor against the baseline, paired by seed.
+
+    Args:
+        baseline: the value to compare with; None is the first in the table.
+
+    Returns:
+        A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
+        comparisons (Bonferroni), percent of the baseline's mean, n pairs, and verdict: "better" or "worse" where
+        the interval excludes zero, else "not resolved at n = …". Lower is better for errors and costs, higher for
+        psnr, ssim, accuracies and images_per_second.
+
+    Raises:
+        ValueError: the baseline is not in the table, or a value was run twice with one seed.
+    """
+    from scipy import stats
+
+    if isinstance(baseline, (tuple, list)):
+        baseline = str(tuple(baseline))  # as tables hold filters
+    wide = df.pivot(index="seed", columns=factor, values=metric)
+    by_seed = {value: wide.iloc[:, i] for i, value in enumerate(wide.columns)}  # a list of booleans would be a mask
+    values = list(dict.fromkeys(df[factor]))
+    baseline = values[0] if baseline is None else baseline
+    if baseline not in values:
+        raise ValueError(f"baseline={baseline!r} is not among the values of {factor}: {values}")
+    others = [value for value in values if value != baseline]
+    higher_is_better = metric.endswith(("psnr", "ssim", "accuracy", "images_per_second"))
+    rows = []
+    for value in others:
+        d = (by_seed[value] - by_seed[baseline]).dropna()
+        half = np.nan
+        if len(d) > 1:
+            half = stats.t.ppf(1 - 0.025 / len(others), len(d) - 1) * d.std() / np.sqrt(len(d))
+        low, high = d.mean() - half, d.mean() + half
+        verdict = f"not resolved at n = {len(d)}"
+        if low > 0 or high < 0:
+            verdict = "better" if (low > 0) == higher_is_better else "worse"
+        percent = 100 * d.mean() / by_seed[baseline].mean()
+        rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent,
+                     "n": len(d), "verdict": verdict})  # fmt: skip
+    columns = [factor, "difference", "low", "high", "percent", "n", "verdict"]
+    return pd.DataFrame(rows, columns=columns).set_index(factor)
+
+
+def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
+    """The table of an ablation: `summarize`, what `compare` says, and the median costs, a row for each value.
+
+    Columns mean, low, high, n; percent (of the baseline's mean) with percent_low and percent_high, verdict; n_params,
+    macs, code_bytes, seconds, latency_ms, batch_latency_ms.
+    """
+    table = summarize(df, factor, metric).drop(columns="std")
+    paired = compare(df, factor, metric, baseline)
+    scale = paired["percent"] / paired["difference"]
+    paired = paired.assign(percent_low=paired["low"] * scale, percent_high=paired["high"] * scale)
+    table = table.join(paired[["percent", "percent_low", "percent_high", "verdict"]])
+    table["verdict"] = table["verdict"].fillna("baseline")
+    costs = ["n_params", "macs", "code_bytes", "seconds", "latency_ms", "batch_latency_ms"]
+    return table.join(df.groupby(factor)[costs].median())
+
+
+def pareto(table: pd.DataFrame, cost: str, quality: str = "mean") -> pd.Series:
+    """True where no other row is at most as costly and at most as wrong, and better in one of the two.
+
+    Args:
+        cost, quality: columns in which less is better.
+    """
+    a = table[[cost, quality]].to_numpy(dtype=float)
+    no_worse = np.all(a[None] <= a[:, None], axis=2)
+    better = np.any(a[None] < a[:, None], axis=2)
+    return pd.Series(~np.any(no_worse & better, axis=1), index=table.index)
