@@ -40,7 +40,7 @@ class Config:
     loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels",
                        choices=("mse", "bce"))  # fmt: skip
     epochs: int = option(3, "passes over the training images", low=1, high=100_000)
-    batch_size: int = option(96, "images in one gradient step", low=1, high=1_000_000)
+    batch_size: int = option(64, "images in one gradient step", low=1, high=1_000_000)
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
     schedule: str = option("one_cycle", "one_cycle: linear warm-up over a tenth of the steps, then linear to zero",
                            choices=("one_cycle", "constant"))  # fmt: skip
@@ -124,7 +124,7 @@ def _number(name: str, value: Any, kind: type, allowed: Any) -> Any:
 BASELINE = Config()
 # The smallest useful size with the best recipe found on validation.
 COMPACT = Config(filters=(16, 32, 64), latent_dim=12, batch_norm=True, activation="silu", optimizer="muon", lr=5e-2,
-                 epochs=10)  # fmt: skip
+                 batch_size=128, epochs=10)  # fmt: skip
 # The combination that the one-factor ablations suggest.
 TRADEOFF = Config(filters=(16, 32, 32), depth=2, latent_dim=16, activation="leaky_relu", batch_norm=True)
 

@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import math
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -214,19 +215,16 @@ def _fastest_threads(model: nn.Module, objective: Objective, train: Split, confi
     if train.images.device.type == "cpu" and given > 1 and config.epochs * len(train) >= 100 * config.batch_size:
         twin = copy.deepcopy(model).train()
         batch = Split(train.images[: config.batch_size], train.labels[: config.batch_size])
-
-        def seconds(threads: int) -> float:
-            torch.set_num_threads(threads)
-            took = []
-            for _ in range(6):
-                start = time.perf_counter()
-                x, y = next(batches(batch, config.batch_size))
-                objective(twin, x, y)["loss"].backward()
-                took.append(time.perf_counter() - start)
-            return sum(took[2:])
-
+        took: dict[int, list[float]] = {n: [] for n in (*(2**i for i in range(10) if 2**i < given), given)}
         with private_noise(config.seed, "trial", train.images.device):
-            torch.set_num_threads(min((*(2**i for i in range(given.bit_length()) if 2**i < given), given), key=seconds))
+            for threads in [*took, *took, *took]:  # in turns: a slow moment of the machine is nobody's fault
+                torch.set_num_threads(threads)
+                for _ in range(4):
+                    start = time.perf_counter()
+                    x, y = next(batches(batch, config.batch_size))
+                    objective(twin, x, y)["loss"].backward()
+                    took[threads].append(time.perf_counter() - start)
+        torch.set_num_threads(min(took, key=lambda threads: statistics.median(took[threads])))
     try:
         yield
     finally:
