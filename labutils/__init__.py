@@ -39,3 +39,7 @@ def __getattr__(name: str) -> Any:
         if hasattr(found := import_module(f"labutils.{module}"), name):
             return getattr(found, name)
     raise AttributeError(f"module 'labutils' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -107,15 +107,15 @@ def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
     return 1000 * statistics.median(seconds[5:])
 
 
-_floors: dict[tuple[str, int], np.ndarray] = {}
+known_floors: dict[tuple[str, int], np.ndarray] = {}  # by data set and number of training images
 
 
 def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
     """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
     key = (data.checksum, n_train or len(data.train))
-    if key not in _floors:
-        _floors[key] = pca_errors(subset(data.train, n_train), data.test)
-    return _floors[key]
+    if key not in known_floors:
+        known_floors[key] = pca_errors(subset(data.train, n_train), data.test)
+    return known_floors[key]
 
 
 def run_metrics(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:

@@ -120,11 +120,16 @@ def _execute(path: Path, folder: Path) -> dict[str, Any]:
     with bar:
         try:
             client.execute()
-        except CellExecutionError as error:
-            failure = f"FAILED: {error.ename}: {error.evalue}"
-            tqdm.write(f"{path.stem} failed: {error}")
-        except DeadKernelError as error:  # out of memory, say
-            failure = f"FAILED: {error}"
+        except Exception as error:
+            if hasattr(client, "_async_cleanup_kernel_future"):  # a signal to us, on which nbclient ends the kernel
+                raise KeyboardInterrupt(f"in {path.stem}; finished runs are stored") from error
+            if isinstance(error, CellExecutionError):
+                failure = f"FAILED: {error.ename}: {error.evalue}"
+                tqdm.write(f"{path.stem} failed: {error}")
+            elif isinstance(error, DeadKernelError):  # out of memory, say
+                failure = f"FAILED: {error}"
+            else:
+                raise
     minutes = round((time.perf_counter() - start) / 60, 1)
     _strip(notebook)
     target = folder / "notebooks" / path.name

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config, runs_dir, scale
 from labutils.data import Dataset, load_dataset, subset
-from labutils.metrics import run_metrics
+from labutils.metrics import floors, known_floors, run_metrics
 from labutils.models import build_model
 from labutils.objectives import build_objective
 from labutils.training import fit, resolve_device, resolve_precision
@@ -144,16 +144,19 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
 
     Args:
         executor: any `concurrent.futures.Executor`; None starts one process a core with one thread each for what is
-            not yet stored. (More threads than free cores are the trap: beside a busy process an epoch takes 15 times
-            as long.)
+            not yet stored, or on an accelerator, which has no cores to share, does one run after the other. (More
+            threads than free cores are the trap: beside a busy process an epoch takes 15 times as long.)
     """
     configs = list(configs)
     # resolved here, so that no worker has to find out again which images there are
     datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
     configs = [_resolved(config, datasets[config.dataset]) for config in configs]
     keys = [run_key(config, datasets[config.dataset].checksum) for config in configs]
-    if executor is None and sum(not (runs_dir() / key).exists() for key in keys) > 1:
-        pool = _process_a_core()
+    pending = {key for key in keys if not (runs_dir() / key).exists()}
+    if executor is None and len(pending) > 1 and all(config.device == "cpu" for config in configs):
+        for config in configs:
+            floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
+        pool = _process_a_core(len(pending))
         try:
             with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news
                 warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
@@ -181,18 +184,22 @@ def _finished(configs: Sequence[Config], executor: Executor | None) -> Iterator[
         yield from ((futures[future], future.result()) for future in as_completed(futures))
 
 
-def _process_a_core() -> Any:
+def _process_a_core(runs: int) -> Any:
     # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.backend.context import cpu_count
 
     return ProcessPoolExecutor(
-        cpu_count(), env={"OMP_NUM_THREADS": "1"}, initializer=_end_with_parent, initargs=(os.getpid(),)
+        min(cpu_count(), runs),
+        env={"OMP_NUM_THREADS": "1"},
+        initializer=_start_worker,
+        initargs=(os.getpid(), known_floors),
     )
 
 
-def _end_with_parent(parent: int) -> None:
-    """In a worker: stop when the driver is gone. Otherwise a killed kernel leaves its workers at their tasks."""
+def _start_worker(parent: int, floors: dict[tuple[str, int], np.ndarray]) -> None:
+    """In a worker: know what the driver knows, and end when it is gone: a killed kernel would leave workers behind."""
+    known_floors.update(floors)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -285,7 +292,7 @@ def stored_runs() -> pd.DataFrame:
     `summarize(stored_runs(), by=[…])` is a leaderboard. Only the small files are read and verified, no weights.
     """
     rows = []
-    for path in sorted(runs_dir().glob("[0-9a-f]*")):
+    for path in sorted(runs_dir().glob("[0-9a-f]" * 16)):
         try:
             manifest, content = _verified(path, ("config.json", "metrics.json"))
             config = Config.from_dict(json.loads(content["config.json"]))

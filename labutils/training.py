@@ -128,7 +128,7 @@ def fit(
                         f"validation loss {row['val_loss']} after epoch {epoch}; {_calmer(row['lr'])}"
                     )
                 rows.append({**row, "seconds": time.perf_counter() - start, "threads": torch.get_num_threads()})
-                if rows[-1]["seconds"] > 2 * min(row["seconds"] for row in rows):
+                if device.type == "cpu" and rows[-1]["seconds"] > max(1, 2 * min(row["seconds"] for row in rows)):
                     torch.set_num_threads(1)  # a busy neighbour has come: see _fastest_threads
                 bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
                 if log:
@@ -209,26 +209,34 @@ def _fastest_threads(model: nn.Module, objective: Objective, train: Split, confi
 
     Threads wait for each other after every operation, so beside a busy process all of them run at the pace of the one
     that has to share its core: an epoch has taken 15 times as long. One trial tells; its noise and its gradients are
-    its own. A training of less than 100 steps is over before that pays.
+    its own. A training of less than 300 steps is over before that pays.
     """
     given = torch.get_num_threads()
-    if train.images.device.type == "cpu" and given > 1 and config.epochs * len(train) >= 100 * config.batch_size:
-        twin = copy.deepcopy(model).train()
-        batch = Split(train.images[: config.batch_size], train.labels[: config.batch_size])
-        took: dict[int, list[float]] = {n: [] for n in (*(2**i for i in range(10) if 2**i < given), given)}
-        with private_noise(config.seed, "trial", train.images.device):
-            for threads in [*took, *took, *took]:  # in turns: a slow moment of the machine is nobody's fault
-                torch.set_num_threads(threads)
-                for _ in range(4):
-                    start = time.perf_counter()
-                    x, y = next(batches(batch, config.batch_size))
-                    objective(twin, x, y)["loss"].backward()
-                    took[threads].append(time.perf_counter() - start)
-        torch.set_num_threads(min(took, key=lambda threads: statistics.median(took[threads])))
     try:
+        if train.images.device.type == "cpu" and given > 1 and config.epochs * len(train) >= 300 * config.batch_size:
+            with private_noise(config.seed, "trial", train.images.device):
+                took = _step_seconds(model, objective, train, config, given)
+            torch.set_num_threads(min(took, key=lambda threads: statistics.median(took[threads])))
         yield
     finally:
         torch.set_num_threads(given)
+
+
+def _step_seconds(
+    model: nn.Module, objective: Objective, train: Split, config: Config, given: int
+) -> dict[int, list[float]]:
+    """Number of threads (1, 2, 4 … `given`) → seconds of twelve trial steps."""
+    twin = copy.deepcopy(model).train()
+    batch = Split(train.images[: config.batch_size], train.labels[: config.batch_size])
+    took: dict[int, list[float]] = {n: [] for n in (*(2**i for i in range(10) if 2**i < given), given)}
+    for threads in [*took, *took, *took]:  # in turns: a slow moment of the machine is nobody's fault
+        torch.set_num_threads(threads)
+        for _ in range(4):
+            start = time.perf_counter()
+            x, y = next(batches(batch, config.batch_size))
+            objective(twin, x, y)["loss"].backward()
+            took[threads].append(time.perf_counter() - start)
+    return took
 
 
 @cache
@@ -236,10 +244,10 @@ def _keep_freed_memory() -> None:
     """Have glibc's malloc keep what is freed. By default the activations of every step go back to the kernel, which
     hands them out again as zeroed pages, one fault each: a sixth of a step's time on Linux."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-        mallopt(m_mmap_threshold, 2**26)  # blocks from 64 MiB on still go back
-        mallopt(m_trim_threshold, 2**28)  # and so does what exceeds 256 MiB of free space
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    # blocks below 32 MiB (more an older glibc refuses) come from the heap, which keeps up to 256 MiB of free space
+    if mallopt and mallopt(m_mmap_threshold, 2**25):
+        mallopt(m_trim_threshold, 2**28)
 
 
 class Muon(torch.optim.Optimizer):

@@ -92,6 +92,7 @@ def test_a_name_that_labutils_lacks_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = labutils.nothing
+    assert {"run", "sweep", "COMPACT"} <= set(dir(labutils))  # what completion offers
 
 
 def test_the_module_runs_as_a_program():

@@ -41,3 +41,10 @@ def test_outputs_are_all_there_in_order_or_all_absent(path):
 def test_the_front_page_says_what_the_published_results_say(path):
     summary = json.loads((PUBLISHED / path.stem / "summary.json").read_text(encoding="utf-8"))
     assert f"| {summary['question']} | {summary['answer']} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_has_a_text_that_nobody_sees(path):
+    for cell in code_cells(path):
+        *statements, _ = ast.parse(cell).body
+        assert not [s for s in statements if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)]

@@ -1,6 +1,13 @@
 """The series: executed copies, a table and a page; nothing committed is touched."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import nbformat
+import psutil
 import pytest
 
 from labutils import report
@@ -40,6 +47,35 @@ def test_the_series_goes_on_past_a_failure_and_reports_it(series, capsys):
     assert {p.name for p in (folder / "00_ok").iterdir()} == {"results.csv", "empty.png", "summary.json"}
     assert {p.name for p in (folder / "notebooks").glob("*.html")} == {"00_ok.html", "01_bad.html"}
     assert nbformat.read(folder / "notebooks" / "00_ok.ipynb", as_version=4).cells[0].execution_count == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of Linux and macOS")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_a_stopped_series_stops(tmp_path, how, request):
+    waiting = nbformat.v4.new_code_cell("open('started', 'w').close(); import time; time.sleep(600)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[waiting]), tmp_path / "00_wait.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "01_never.ipynb")
+    command = [
+        sys.executable,
+        "-m",
+        "labutils",
+        "run",
+        str(tmp_path / "00_wait.ipynb"),
+        str(tmp_path / "01_never.ipynb"),
+    ]
+    env = {**os.environ, "LABUTILS_OUTPUTS": str(tmp_path / "out"), "LABUTILS_SCALE": "smoke"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        request.addfinalizer(process.kill)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(how)
+        assert "stopped: in 00_wait" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert not list((tmp_path / "out").rglob("01_never*"))
 
 
 def test_an_unknown_notebook_is_refused_before_anything_runs(series):

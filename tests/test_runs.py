@@ -76,7 +76,7 @@ def test_the_weights_file_says_what_it_is(stored):
 def test_every_field_changes_the_key(field):
     other = {
         "dataset": "fashion_mnist", "filters": (4, 5), "depth": 1, "latent_dim": 4, "batch_norm": True,
-        "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 64,
+        "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 32,
         "lr": 1e-3, "schedule": "constant",
         "optimizer": "sgd", "beta2": 0.9, "weight_decay": 0.1, "n_train": 100, "seed": 1, "device": "cuda",
         "precision": "bfloat16",
@@ -188,6 +188,9 @@ def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
     damage("bit flip", store / df["run"][0])  # of the weights, which a leaderboard does not read
     (store / df["run"][1] / "metrics.json").write_text("{}")
     assert len(runs.stored_runs()) == 3
+    with pytest.warns(UserWarning, match="set aside"):
+        run(replace(TINY, latent_dim=2, seed=0), progress=False)
+    assert len(runs.stored_runs()) == 3  # what was set aside does not count a seed twice
     monkeypatch.setattr(runs, "code_hash", lambda: "other code")
     assert runs.stored_runs().empty
 
@@ -203,8 +206,9 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of Linux and macOS")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_a_stopped_sweep_keeps_finished_runs_and_leaves_no_process(store, how):
+def test_a_stopped_sweep_keeps_finished_runs_and_leaves_no_process(store, how, request):
     process = subprocess.Popen([sys.executable, "-c", SWEEP], stderr=subprocess.DEVNULL)
+    request.addfinalizer(process.kill)
     deadline = time.monotonic() + 120
     while len(list(store.glob("[0-9a-f]*/MANIFEST.json"))) < 2:  # then the long ones are under way
         assert process.poll() is None

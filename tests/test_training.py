@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -457,3 +458,72 @@ def test_bfloat16_is_refused_where_it_would_be_emulated():
 def test_auto_precision_is_float32_without_a_card():
     assert resolve_precision("auto", torch.device("cpu")) == "float32"
     assert resolve_precision("float32", torch.device("cpu")) == "float32"
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def slow_with(threads):
+    """The squared error, and a long pause with so many threads: what a busy neighbour does to them."""
+
+    def objective(model, x, y):
+        if torch.get_num_threads() == threads:
+            time.sleep(0.01)
+        return squared_error(model, x, y)
+
+    return objective
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_a_run_takes_the_threads_that_are_fastest(few, two_threads, slow):
+    config = replace(TINY, epochs=30, batch_size=4)  # 300 steps: enough for a trial
+    model = build_model(config)
+    history = fit(model, slow_with(slow), *few, config, progress=False)
+    assert set(history["threads"]) == {3 - slow}
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(3 - slow)
+    assert_same_weights(model, train(config, few)[0])  # the trial has left no trace
+
+
+def test_a_neighbour_that_comes_later_ends_the_second_thread(few, two_threads):
+    config = replace(TINY, epochs=30, batch_size=4)
+    calls = iter(range(1_000_000))
+
+    def objective(model, x, y):
+        # slow with one thread while the trial (24 batches) and two epochs last, afterwards with two
+        if torch.get_num_threads() == (1 if (call := next(calls)) < 50 else 2):
+            time.sleep(0.01 if call < 50 else 0.2)
+        return squared_error(model, x, y)
+
+    history = fit(build_model(config), objective, *few, config, progress=False)
+    assert history["threads"].tolist() == [2, 2, 2] + [1] * 27
+    assert torch.get_num_threads() == 2
+
+
+def test_a_trial_that_fails_leaves_the_threads(few, two_threads):
+    def broken(model, x, y):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fit(build_model(TINY), broken, *few, replace(TINY, epochs=30, batch_size=4), progress=False)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the remedy is one for Linux's malloc")
+def test_steps_reuse_their_memory(digits):
+    import resource
+
+    config = replace(COMPACT, n_train=256, epochs=1)
+    model = build_model(config)
+    fit(model, squared_error, subset(digits.train, 256), subset(digits.val, 50), config, progress=False)
+    x, faults = to_float(digits.train.images[:256]), []
+    for _ in range(20):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        squared_error(model, x, x)["loss"].backward()
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    # a step moves some 25 MiB of activations and gradients: 6,000 pages of 4 KiB
+    assert sorted(faults)[10] < 600
