@@ -76,7 +76,7 @@ def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     """
     table = summarize(df, factor, metric).drop(columns="std")
     paired = compare(df, factor, metric, baseline)
-    percent = 100 / table.loc[[value for value in table.index if value not in paired.index], "mean"].iloc[0]
+    percent = 100 / table["mean"][~table.index.isin(paired.index)].iloc[0]
     paired = paired.assign(percent_low=percent * paired["low"], percent_high=percent * paired["high"])
     table = table.join(paired[["percent", "percent_low", "percent_high", "verdict"]])
     table["verdict"] = table["verdict"].fillna("baseline")

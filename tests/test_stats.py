@@ -58,16 +58,17 @@ def test_intervals_cover_what_they_promise():
     assert 0.94 < both_covered / n < 0.985  # Bonferroni: at least 0.95, and little more for two comparisons
 
 
-def test_effects_put_costs_beside_intervals():
-    df = table({"a": [1.0, 2.0, 3.0], "b": [1.5, 2.6, 3.4]})
+@pytest.mark.parametrize(("a", "b"), [("a", "b"), (False, True), (3, 2)])
+def test_effects_put_costs_beside_intervals(a, b):
+    df = table({a: [1.0, 2.0, 3.0], b: [1.5, 2.6, 3.4]})
     for i, name in enumerate(("n_params", "macs", "code_bytes", "seconds", "latency_ms", "batch_latency_ms")):
-        df[name] = np.where(df["f"] == "a", i, 2 * i)
-    result = effects(df, "f", baseline="a")
+        df[name] = np.where(df["f"] == a, i, 2 * i)
+    result = effects(df, "f", baseline=a)
     assert result["verdict"].tolist()[0] == "baseline"
-    b = result.loc["b"]
-    assert [b["mean"], b.percent, b.macs] == pytest.approx([2.5, 25.0, 2])
-    paired = compare(df, "f", baseline="a").loc["b"]
-    assert [b.percent_low, b.percent_high] == pytest.approx([100 * paired.low / 2, 100 * paired.high / 2])
+    row = result.loc[b]
+    assert [row["mean"], row.percent, row.macs] == pytest.approx([2.5, 25.0, 2])
+    paired = compare(df, "f", baseline=a).loc[b]
+    assert [row.percent_low, row.percent_high] == pytest.approx([100 * paired.low / 2, 100 * paired.high / 2])
 
 
 def test_pareto_front_by_hand():
