@@ -32,7 +32,8 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
 
     Returns:
         A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
-        comparisons (Bonferroni), percent of the baseline's mean, n pairs, and verdict: "better" or "worse" where
+        comparisons (Bonferroni), the same as percent_low … percent … percent_high of the baseline's mean, n pairs, and
+        verdict: "better" or "worse" where
         the interval excludes zero, else "not resolved at n = …". Lower is better for errors and costs, higher for
         psnr, ssim, accuracies and images_per_second.
 
@@ -61,10 +62,11 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
         verdict = f"not resolved at n = {len(d)}"
         if low > 0 or high < 0:
             verdict = "better" if (low > 0) == higher_is_better else "worse"
-        percent = 100 * d.mean() / by_seed[baseline].mean()
-        rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent,
+        percent = 100 / by_seed[baseline].mean()
+        rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent * d.mean(),
+                     "percent_low": percent * low, "percent_high": percent * high,
                      "n": len(d), "verdict": verdict})  # fmt: skip
-    columns = [factor, "difference", "low", "high", "percent", "n", "verdict"]
+    columns = [factor, "difference", "low", "high", "percent", "percent_low", "percent_high", "n", "verdict"]
     return pd.DataFrame(rows, columns=columns).set_index(factor)
 
 
@@ -75,10 +77,8 @@ def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     macs, code_bytes, seconds, latency_ms, batch_latency_ms.
     """
     table = summarize(df, factor, metric).drop(columns="std")
-    paired = compare(df, factor, metric, baseline)
-    percent = 100 / table["mean"][~table.index.isin(paired.index)].iloc[0]
-    paired = paired.assign(percent_low=percent * paired["low"], percent_high=percent * paired["high"])
-    table = table.join(paired[["percent", "percent_low", "percent_high", "verdict"]])
+    paired = ["percent", "percent_low", "percent_high", "verdict"]
+    table = table.join(compare(df, factor, metric, baseline)[paired])
     table["verdict"] = table["verdict"].fillna("baseline")
     costs = ["n_params", "macs", "code_bytes", "seconds", "latency_ms", "batch_latency_ms"]
     return table.join(df.groupby(factor)[costs].median())
