@@ -18,9 +18,10 @@ import threading
 import time
 import tokenize
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,53 +154,62 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     configs = [_resolved(config, datasets[config.dataset]) for config in configs]
     keys = [run_key(config, datasets[config.dataset].checksum) for config in configs]
     pending = {key for key in keys if not (runs_dir() / key).exists()}
-    if executor is None and len(pending) > 1 and all(config.device == "cpu" for config in configs):
-        for config in configs:
-            floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
-        pool = _process_a_core(len(pending))
-        try:
-            with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news
-                warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-                return sweep(configs, pool)
-        except BaseException:
-            pool.shutdown(kill_workers=True)  # Ctrl-C ends the workers too
-            raise
-        finally:
-            pool.shutdown()
+    if executor is not None:
+        return _table(configs, executor, run_row)
+    if len(pending) < 2 or any(config.device != "cpu" for config in configs):
+        return _table(configs, None, run_row)
+    for config in configs:
+        floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
+    pool = _process_a_core(len(pending))
+    try:
+        with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news
+            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+            return _table(configs, pool, partial(_run_row_in_worker, _surroundings(), known_floors))
+    except BaseException:
+        pool.shutdown(kill_workers=True)  # Ctrl-C ends the workers too
+        raise
+
+
+def _table(
+    configs: Sequence[Config], executor: Executor | None, row_of: Callable[[Config], dict[str, Any]]
+) -> pd.DataFrame:
+    """The rows of all configs in their order, with a bar that moves as they come."""
     rows: list[dict[str, Any]] = [{}] * len(configs)
     with tqdm(total=len(configs), unit="run", disable=len(configs) < 2) as bar:
-        for i, row in _finished(configs, executor):
+        for i, row in _finished(configs, executor, row_of):
             rows[i] = row
             bar.set_postfix({name: f"{row[name]:.4g}" for name in ("val_mse", "seconds") if name in row}, refresh=False)
             bar.update()
     return pd.DataFrame(rows)
 
 
-def _finished(configs: Sequence[Config], executor: Executor | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of the table with their places, as they come."""
+def _finished(
+    configs: Sequence[Config], executor: Executor | None, row_of: Callable[[Config], dict[str, Any]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     if executor is None:
-        yield from ((i, run_row(config)) for i, config in enumerate(configs))
+        yield from ((i, row_of(config)) for i, config in enumerate(configs))
     else:
-        futures = {executor.submit(run_row, config): i for i, config in enumerate(configs)}
+        futures = {executor.submit(row_of, config): i for i, config in enumerate(configs)}
         yield from ((futures[future], future.result()) for future in as_completed(futures))
 
 
 def _process_a_core(runs: int) -> Any:
+    """A pool that stays for the next sweep (five idle minutes at most): a worker takes four seconds to start."""
     # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
-    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.backend.context import cpu_count
 
-    return ProcessPoolExecutor(
+    return get_reusable_executor(
         min(cpu_count(), runs),
+        timeout=300,
         env={"OMP_NUM_THREADS": "1"},
-        initializer=_start_worker,
-        initargs=(os.getpid(), known_floors),
+        initializer=_end_with,
+        initargs=(os.getpid(),),
     )
 
 
-def _start_worker(parent: int, floors: dict[tuple[str, int], np.ndarray]) -> None:
-    """In a worker: know what the driver knows, and end when it is gone: a killed kernel would leave workers behind."""
-    known_floors.update(floors)
+def _end_with(parent: int) -> None:
+    """In a worker: end when the driver is gone. A killed kernel would leave workers behind."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -208,6 +218,21 @@ def _start_worker(parent: int, floors: dict[tuple[str, int], np.ndarray]) -> Non
 
     if os.name == "posix":  # elsewhere a process keeps its parent's number after the parent's end
         threading.Thread(target=watch, daemon=True).start()
+
+
+def _surroundings() -> dict[str, str]:
+    """The environment variables that a worker, older than this sweep perhaps, has to share."""
+    return {name: value for name, value in os.environ.items() if name.startswith("LABUTILS_")}
+
+
+def _run_row_in_worker(
+    surroundings: dict[str, str], known: dict[tuple[str, int], np.ndarray], config: Config
+) -> dict[str, Any]:
+    for name in _surroundings().keys() - surroundings.keys():
+        del os.environ[name]
+    os.environ.update(surroundings)
+    known_floors.update(known)
+    return run_row(config)
 
 
 def run_row(config: Config) -> dict[str, Any]:

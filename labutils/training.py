@@ -112,7 +112,7 @@ def fit(
     bar = tqdm(total=steps, unit="step", disable=not progress, leave=False)
     try:
         with (
-            _fastest_threads(model, objective, train, config),
+            _fastest_threads(model, objective, train, config, bfloat16),
             private_noise(config.seed, "training", device),
             bar,
             _tensorboard(tensorboard) as log,
@@ -204,7 +204,9 @@ def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[Non
 
 
 @contextmanager
-def _fastest_threads(model: nn.Module, objective: Objective, train: Split, config: Config) -> Iterator[None]:
+def _fastest_threads(
+    model: nn.Module, objective: Objective, train: Split, config: Config, bfloat16: bool
+) -> Iterator[None]:
     """Train on the CPU with as many threads as are fastest now, at most those that torch was given.
 
     Threads wait for each other after every operation, so beside a busy process all of them run at the pace of the one
@@ -215,7 +217,7 @@ def _fastest_threads(model: nn.Module, objective: Objective, train: Split, confi
     try:
         if train.images.device.type == "cpu" and given > 1 and config.epochs * len(train) >= 300 * config.batch_size:
             with private_noise(config.seed, "trial", train.images.device):
-                took = _step_seconds(model, objective, train, config, given)
+                took = _step_seconds(model, objective, train, config, bfloat16, given)
             torch.set_num_threads(min(took, key=lambda threads: statistics.median(took[threads])))
         yield
     finally:
@@ -223,7 +225,7 @@ def _fastest_threads(model: nn.Module, objective: Objective, train: Split, confi
 
 
 def _step_seconds(
-    model: nn.Module, objective: Objective, train: Split, config: Config, given: int
+    model: nn.Module, objective: Objective, train: Split, config: Config, bfloat16: bool, given: int
 ) -> dict[int, list[float]]:
     """Number of threads (1, 2, 4 … `given`) → seconds of twelve trial steps."""
     twin = copy.deepcopy(model).train()
@@ -234,7 +236,9 @@ def _step_seconds(
         for _ in range(4):
             start = time.perf_counter()
             x, y = next(batches(batch, config.batch_size))
-            objective(twin, x, y)["loss"].backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = objective(twin, x, y)["loss"]
+            loss.backward()
             took[threads].append(time.perf_counter() - start)
     return took
 
@@ -268,11 +272,9 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
             for parameters in by_shape.values():
-                self._step_of_a_shape(parameters, **group)
+                self._step_of_a_shape(parameters, group["lr"], group["weight_decay"], group["momentum"])
 
-    def _step_of_a_shape(
-        self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float, **_: Any
-    ) -> None:
+    def _step_of_a_shape(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
         matrices = []
         for p in parameters:
             mean = self.state[p].setdefault("mean", torch.zeros_like(p))

@@ -195,6 +195,20 @@ def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
     assert runs.stored_runs().empty
 
 
+def test_the_next_sweep_has_the_same_workers_and_its_own_surroundings(store, tmp_path, monkeypatch):
+    configs = [replace(TINY, device="cpu", seed=seed) for seed in (0, 1)]
+    sweep(configs)
+    workers = {child.pid for child in psutil.Process().children()}
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("LABUTILS_SCALE", "smoke")
+    assert (sweep([replace(config, epochs=9) for config in configs])["epochs"] == 3).all()
+    assert len(list((tmp_path / "elsewhere" / "runs").iterdir())) == 2
+    assert workers
+    assert workers == {child.pid for child in psutil.Process().children()}
+    monkeypatch.delenv("LABUTILS_SCALE")
+    assert (sweep([replace(config, epochs=4) for config in configs])["scale"] == "full").all()
+
+
 SWEEP = """
 from dataclasses import replace
 from labutils import BASELINE, sweep
