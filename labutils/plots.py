@@ -110,7 +110,6 @@ def plot_curves(
     ylabel: str,
     *,
     lines: Mapping[str, float] | None = None,
-    points: Sequence[str] = (),
     log: str = "",
     width: float = 7,
 ) -> Figure:
@@ -118,7 +117,6 @@ def plot_curves(
 
     Args:
         lines: labelled horizontal lines, for floors and targets.
-        points: names of the tables whose rows are not to be connected.
         log: the axes with a logarithmic scale: "", "x", "y" or "xy".
         width: in inches.
     """
@@ -127,7 +125,7 @@ def plot_curves(
     for i, (name, table) in enumerate(curves.items()):
         x, y = table.iloc[:, 0], table.iloc[:, 1]
         bars = [y - table["low"], table["high"] - y] if "low" in table else None
-        style = "o" if name in points else "-" if len(table) > 30 else "o-"
+        style = "-" if len(table) > 30 else "o-"
         ax.errorbar(x, y, bars, fmt=style, ms=4, capsize=3, color=DIGIT_COLOURS[i % len(DIGIT_COLOURS)], label=name)
     _draw_floors(ax, lines or {})
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -135,6 +133,30 @@ def plot_curves(
         ax.set(**{f"{axis}scale": "log"})
         _plain_log(ax.xaxis if axis == "x" else ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure:
+    """Speed against arithmetic intensity, a named point a pass, under the roof of memory and arithmetic.
+
+    Args:
+        passes: columns layer, pass, intensity in operations on each byte moved, gflops in GFLOP/s.
+        peak: of the arithmetic, in FLOP/s.
+        bandwidth: of memory, in bytes a second.
+    """
+    fig, axes = figure(9, 5)
+    ax: Axes = axes[0, 0]
+    x = np.geomspace(passes["intensity"].min() / 4, 3 * passes["intensity"].max(), 200)
+    ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color="#555555", label="memory's slope, arithmetic's roof")
+    for i, (name, group) in enumerate(passes.groupby("pass", sort=False)):
+        ax.plot(group["intensity"], group["gflops"], "o", ms=5, color=DIGIT_COLOURS[(3, 0)[i % 2]], label=name)
+    for row in passes.itertuples():
+        ax.annotate(row.layer, (row.intensity, row.gflops), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    ax.set(xscale="log", yscale="log", xlabel="operations on each byte moved", ylabel="GFLOP/s, one thread")
+    _plain_log(ax.xaxis)
+    _plain_log(ax.yaxis)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
