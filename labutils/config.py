@@ -12,10 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = 28
 
 
+VAES = ("mlp_vae", "conv_vae", "conditional_vae")
+MODELS = ("cae", *VAES, "classifier")
+CONVOLUTIONAL = tuple(model for model in MODELS if model != "mlp_vae")
+
+
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float = -math.inf, high: float = math.inf,
-           above: float = -math.inf, optional: bool = False) -> Any:  # fmt: skip
-    """A Config field with its meaning and its allowed values: `choices`, or low <= value <= high and value > above."""
-    allowed = {"choices": choices, "low": low, "high": high, "above": above, "optional": optional}
+           above: float = -math.inf, optional: bool = False, models: tuple[str, ...] = MODELS) -> Any:  # fmt: skip
+    """A Config field with its meaning and its allowed values: `choices`, or low <= value <= high and value > above.
+    `models` are those that have the field; in others it keeps its default."""
+    allowed = {"choices": choices, "low": low, "high": high, "above": above, "optional": optional, "models": models}
     return field(default=default, metadata={"help": help, **allowed})
 
 
@@ -28,17 +34,30 @@ class Config:
     """
 
     dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
-    model: str = option("cae", "which model: cae is the convolutional autoencoder", choices=("cae",))
-    filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
+    model: str = option("cae", "cae: convolutional autoencoder; *_vae: variational, conditional_vae knowing the label",
+                        choices=MODELS)  # fmt: skip
+    filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096,
+                                      models=CONVOLUTIONAL)  # fmt: skip
     depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4→2); the others keep it",
-                        low=1, high=4)  # fmt: skip
+                        low=1, high=4, models=CONVOLUTIONAL)  # fmt: skip
     latent_dim: int = option(32, "number of units in the code z", low=1, high=4096)
+    residual: bool = option(False, "a residual block after every convolution but the last", models=CONVOLUTIONAL)
+    hidden: int = option(512, "units in the hidden layer of mlp_vae's encoder, and decoder", low=1, high=65_536,
+                         models=("mlp_vae",))  # fmt: skip
     batch_norm: bool = option(False, "batch normalisation after every convolution but the last")
     activation: str = option("relu", "non-linearity after every convolution but the last",
                              choices=("relu", "leaky_relu", "silu", "gelu", "elu", "tanh"))  # fmt: skip
     negative_slope: float = option(0.1, "slope of leaky_relu below zero", low=0, high=1)
-    loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels",
-                       choices=("mse", "bce"))  # fmt: skip
+    dropout: float = option(0.0, "share of the code's units that a classifier's head does not see", low=0, high=0.9,
+                            models=("classifier",))  # fmt: skip
+    loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels (a "
+                       "VAE's is always the latter)", choices=("mse", "bce"), models=("cae",))  # fmt: skip
+    beta: float = option(1.0, "weight of a VAE's KL term; 1 is the ELBO", low=0, high=1000, models=VAES)
+    beta_warmup: float = option(0.0, "share of the steps in which beta rises from 0 to its value", low=0, high=1,
+                                models=VAES)  # fmt: skip
+    free_bits: float = option(0.0, "nats of KL that each latent unit has for free", low=0, high=100, models=VAES)
+    binarise: bool = option(False, "a VAE's images: each pixel drawn as 0 or 1, its grey value the probability, anew "
+                            "each time", models=VAES)  # fmt: skip
     epochs: int = option(3, "passes over the training images", low=1, high=100_000)
     batch_size: int = option(64, "images in one gradient step", low=1, high=1_000_000)
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
@@ -57,7 +76,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, _validated(f.name, getattr(self, f.name), f.default, f.metadata))
+            value = _validated(f.name, getattr(self, f.name), f.default, f.metadata)
+            if self.model not in f.metadata["models"] and value != f.default:
+                raise ValueError(f"{f.name}={value!r} means nothing to model={self.model!r}: leave it at {f.default!r}")
+            object.__setattr__(self, f.name, value)
         if self.depth > len(self.filters):
             raise ValueError(
                 f"depth={self.depth} halves the resolution more often than filters={self.filters} has convolutions: "

@@ -12,12 +12,12 @@ from torch import nn
 from labutils.config import Config
 from labutils.data import Dataset, Split, batches, subset, to_float
 from labutils.models import inference
-from labutils.objectives import squared_error
-from labutils.training import evaluate
+from labutils.objectives import Objective, squared_error
+from labutils.training import evaluate, private_noise
 
 
 def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500) -> dict[str, float]:
-    """Averages over the images of a split, whatever the model was trained with.
+    """Averages over the images of a split, whatever the model was trained with; a VAE decodes mu.
 
     Returns:
         mse per pixel; bce, the cross-entropy of an image in nats (summed over pixels); psnr in dB (per image, then
@@ -25,8 +25,8 @@ def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500
     """
     sums = torch.zeros(4, dtype=torch.float64)
     with inference(model) as device:
-        for x, _ in batches(split.to(device), batch_size):
-            x_hat = model.decode(model.encode(x))  # type: ignore[operator]
+        for x, y in batches(split.to(device), batch_size):
+            x_hat = model(x, y)
             mse = image_mse(x, x_hat)
             bce = F.binary_cross_entropy(x_hat, x, reduction="sum")
             psnr = -10 * mse.clamp_min(1e-12).log10()
@@ -118,31 +118,73 @@ def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
     return known_floors[key]
 
 
-def run_metrics(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a finished autoencoder run; train_mse, val_mse and test_mse by one definition, after training.
+def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> dict[str, float]:
+    """A VAE's terms on a split: neg_elbo = bce_sampled + kl in nats an image, mse_sampled per pixel (a code drawn from
+    q(z|x) is decoded), and active_units, those whose mu varies by more than 0.01 over the images (Burda et al. 2016,
+    section 5.2)."""
+    terms = evaluate(model, objective, split)
+    mus, squares = [], 0.0
+    with inference(model) as device, private_noise(0, "evaluation", device):
+        for x, y in batches(split.to(device), 1000):
+            mu, logvar = model.posterior(x)  # type: ignore[operator]
+            z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+            squares += float(image_mse(x, model.decode(z, y)).sum())  # type: ignore[operator]
+            mus.append(mu)
+    return {
+        "neg_elbo": terms["bce"] + terms["kl"],
+        "bce_sampled": terms["bce"],
+        "kl": terms["kl"],
+        "mse_sampled": squares / len(split),
+        "active_units": int((torch.cat(mus).var(0) > 0.01).sum()),
+    }
 
-    train_mse is that of up to 10,000 evenly spaced training images: as exact as test_mse, and sooner than all.
-    seconds and images_per_second include the validation after each epoch. They and latency_ms hold for the threads and
-    the neighbours that the process had: a sweep gives each run one thread and a busy core beside it.
+
+def run_metrics(
+    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
+) -> dict[str, float]:
+    """The metrics of a finished run: what its model is for, on the splits by one definition, and what it cost.
+
+    train_mse and train_accuracy are those of up to 10,000 evenly spaced training images: as exact as the test's, and
+    sooner than all. seconds and images_per_second include the validation after each epoch. They and latency_ms hold
+    for the threads and the neighbours that the process had: a sweep gives a run one thread and a busy core beside it.
     """
     train = subset(data.train, config.n_train)
-    test = reconstruction_metrics(model, data.test)
-    some = evaluate(model, squared_error, subset(train, min(10_000, len(train))))
+    some = subset(train, min(10_000, len(train)))
     seconds = float(history["seconds"].sum())
-    line = floors(data, config.n_train)
+    if config.model == "classifier":
+        quality = {
+            f"{name}_accuracy": evaluate(model, objective, split)["accuracy"]
+            for name, split in (("test", data.test), ("val", data.val), ("train", some))
+        }
+    else:
+        quality = _autoencoder_quality(model, config, data, some, history)
+    if config.model.endswith("vae"):
+        last = history.iloc[-1]
+        quality |= {f"test_{name}": value for name, value in posterior_metrics(model, data.test, objective).items()}
+        quality |= {"val_neg_elbo": float(last["val_bce"] + last["val_kl"])}
     return {
         "n_train": len(train),
-        "test_mse": test["mse"],
-        "val_mse": float(history["val_mse"].iloc[-1]),
-        "train_mse": some["mse"],
-        "test_bce": test["bce"],
-        "psnr": test["psnr"],
-        "ssim": test["ssim"],
-        "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
-        "mean_image_mse": float(line[0]),
+        **quality,
         **costs(model, to_float(data.test.images[:100]).to(next(model.parameters()).device)),
         "code_bytes": 4 * config.latent_dim,
         "seconds": seconds,
         "threads": int(history["threads"].iloc[-1]),
         "images_per_second": len(train) * config.epochs / seconds,
+    }
+
+
+def _autoencoder_quality(
+    model: nn.Module, config: Config, data: Dataset, some: Split, history: pd.DataFrame
+) -> dict[str, float]:
+    test, line = reconstruction_metrics(model, data.test), floors(data, config.n_train)
+    known = "val_mse" in history  # a VAE's loop measures other things
+    return {
+        "test_mse": test["mse"],
+        "val_mse": float(history["val_mse"].iloc[-1]) if known else evaluate(model, squared_error, data.val)["mse"],
+        "train_mse": evaluate(model, squared_error, some)["mse"],
+        "test_bce": test["bce"],
+        "psnr": test["psnr"],
+        "ssim": test["ssim"],
+        "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
+        "mean_image_mse": float(line[0]),
     }

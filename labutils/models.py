@@ -11,13 +11,18 @@ from labutils.config import IMAGE_SIZE, Config, stream_seed
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU, "tanh": nn.Tanh}
 # The logit of 0.12, about the mean pixel of MNIST: starting there saves learning that most of an image is background
 DARK = -2.0
+CLASSES = 10
 
 
-def build_model(config: Config) -> "ConvAutoencoder":
+def build_model(config: Config) -> "ConvAutoencoder | VAE | Classifier":
     """The config's model, initialised from the config's seed; the global random state stays as it is."""
+    kind = ConvAutoencoder if config.model == "cae" else Classifier if config.model == "classifier" else VAE
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(config.seed, "initialisation"))
-        return ConvAutoencoder(config)
+        model = kind(config)
+    # the layout that the convolutions compute in: any other is converted there and back in every layer
+    model.to(memory_format=torch.channels_last)
+    return model
 
 
 def activation(config: Config) -> nn.Module:
@@ -72,11 +77,74 @@ class ToMaps(nn.Module):
         return vector.unflatten(1, self.shape).permute(0, 3, 1, 2)
 
 
+class Residual(nn.Module):
+    """maps (B,C,H,W) → maps + bend(norm(convolution(maps))), the same shape (He et al. 2016)."""
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=not config.batch_norm), *_after(config, width)
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps + self.block(maps)
+
+
+def _after(config: Config, width: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(width), activation(config)] if config.batch_norm else [activation(config)]
+
+
+def _sizes(config: Config) -> list[int]:
+    """Height and width before the first convolution and after each."""
+    sizes = [IMAGE_SIZE]
+    for i in range(len(config.filters)):
+        sizes.append((sizes[-1] + 1) // 2 if i < config.depth else sizes[-1])
+    return sizes
+
+
+def conv_encoder(config: Config, outputs: int) -> nn.Sequential:
+    """(B,1,28,28) → (B,outputs). The first `depth` convolutions have stride 2 (28 → 14 → 7 → 4), the others keep the
+    resolution. Uses of the config: filters, depth, residual, batch_norm, activation, negative_slope."""
+    layers: list[nn.Module] = []
+    for i, (before, width) in enumerate(zip((1, *config.filters), config.filters, strict=False)):
+        stride = 2 if i < config.depth else 1
+        layers += [nn.Conv2d(before, width, 3, stride, padding=1, bias=not config.batch_norm), *_after(config, width)]
+        layers += [Residual(config, width)] if config.residual else []
+    return nn.Sequential(*layers, ToVector(), nn.Linear(config.filters[-1] * _sizes(config)[-1] ** 2, outputs))
+
+
+def conv_decoder(config: Config, inputs: int) -> nn.Sequential:
+    """(B,inputs) → logits (B,1,28,28): `conv_encoder` mirrored, with transposed convolutions."""
+    sizes, widths = _sizes(config), (1, *config.filters)
+    bottom = (widths[-1], sizes[-1], sizes[-1])
+    layers: list[nn.Module] = [nn.Linear(inputs, widths[-1] * sizes[-1] ** 2), ToMaps(*bottom), activation(config)]
+    for i in reversed(range(len(config.filters))):
+        stride = 2 if i < config.depth else 1
+        # a transposed convolution inverts the shape: 4 → 7 needs no extra row, 7 → 14 and 14 → 28 one
+        extra = sizes[i] - ((sizes[i + 1] - 1) * stride + 1)
+        bias = i == 0 or not config.batch_norm
+        layers += [Residual(config, widths[i + 1])] if config.residual else []
+        layers += [nn.ConvTranspose2d(widths[i + 1], widths[i], 3, stride, 1, extra, bias=bias)]
+        layers += _after(config, widths[i]) if i > 0 else []
+    return nn.Sequential(*layers)
+
+
+def _dense(config: Config, inputs: int) -> list[nn.Module]:
+    """(B,inputs) → (B,hidden). Uses of the config: hidden, batch_norm, activation, negative_slope."""
+    norm = [nn.BatchNorm1d(config.hidden)] if config.batch_norm else []
+    return [nn.Linear(inputs, config.hidden, bias=not config.batch_norm), *norm, activation(config)]
+
+
+def _initialise(model: nn.Module, config: Config) -> None:
+    if not config.batch_norm:
+        model.apply(_keep_variance)
+    last = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.ConvTranspose2d))][-1]
+    nn.init.constant_(last.bias, DARK)  # type: ignore[arg-type]
+
+
 class ConvAutoencoder(nn.Module):
     """Strided convolutions down to a code, transposed convolutions back up.
 
-    Uses of the config: filters, depth, latent_dim, batch_norm, activation, negative_slope. The first `depth`
-    convolutions have stride 2 (28 → 14 → 7 → 4), the others keep the resolution; the decoder is the encoder mirrored.
     With BASELINE's filters (32, 32, 64), depth 3 and latent 32:
 
         encode  (B,1,28,28) → (B,32,14,14) → (B,32,7,7) → (B,64,4,4) → (B,1024) → (B,32)
@@ -86,36 +154,9 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
-        channels = (1, *config.filters)
-        sizes = [IMAGE_SIZE]
-        for i in range(len(config.filters)):
-            sizes.append((sizes[-1] + 1) // 2 if i < config.depth else sizes[-1])
-        self.bottom = (channels[-1], sizes[-1], sizes[-1])
-        flat = channels[-1] * sizes[-1] ** 2
-
-        def after(width: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(width), activation(config)] if config.batch_norm else [activation(config)]
-
-        down: list[nn.Module] = []
-        for i, width in enumerate(config.filters):
-            stride = 2 if i < config.depth else 1
-            down += [nn.Conv2d(channels[i], width, 3, stride, padding=1, bias=not config.batch_norm), *after(width)]
-        self.encoder = nn.Sequential(*down, ToVector(), nn.Linear(flat, config.latent_dim))
-
-        up: list[nn.Module] = [nn.Linear(config.latent_dim, flat), ToMaps(*self.bottom), activation(config)]
-        for i in reversed(range(len(config.filters))):
-            stride = 2 if i < config.depth else 1
-            # a transposed convolution inverts the shape: 4 → 7 needs no extra row, 7 → 14 and 14 → 28 one
-            extra = sizes[i] - ((sizes[i + 1] - 1) * stride + 1)
-            bias = i == 0 or not config.batch_norm
-            up += [nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride, 1, extra, bias=bias)]
-            up += after(channels[i]) if i > 0 else []
-        self.decoder = nn.Sequential(*up)
-        if not config.batch_norm:
-            self.apply(_keep_variance)
-        nn.init.constant_(up[-1].bias, DARK)  # type: ignore[arg-type]
-        # the layout that the convolutions compute in: any other is converted there and back in every layer
-        self.to(memory_format=torch.channels_last)
+        self.encoder = conv_encoder(config, config.latent_dim)
+        self.decoder = conv_decoder(config, config.latent_dim)
+        _initialise(self, config)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """x (B,1,28,28) in [0,1] → z (B,latent_dim)."""
@@ -129,6 +170,96 @@ class ConvAutoencoder(nn.Module):
         """z (B,latent_dim) → x_hat (B,1,28,28) in [0,1]."""
         return self.decode_logits(z).sigmoid()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x → x_hat, both (B,1,28,28)."""
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """x → x_hat, both (B,1,28,28). Labels are taken and not used, so that every model is called alike."""
         return self.decode(self.encode(x))
+
+
+class VAE(nn.Module):
+    """A variational autoencoder (Kingma and Welling 2014): the encoder gives a normal distribution of codes.
+
+    The config's model decides the layers: mlp_vae has one hidden layer each way (784 → hidden → latent_dim), conv_vae
+    those of ConvAutoencoder, and conditional_vae a decoder that is told the label besides (Sohn et al. 2015). It also
+    learns to do without: of a tenth of the images it is not told.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.latent_dim = config.latent_dim
+        self.conditional = config.model == "conditional_vae"
+        inputs = config.latent_dim + (CLASSES if self.conditional else 0)
+        if config.model == "mlp_vae":
+            pixels = IMAGE_SIZE**2
+            self.encoder = nn.Sequential(
+                nn.Flatten(), *_dense(config, pixels), nn.Linear(config.hidden, 2 * config.latent_dim)
+            )
+            self.decoder = nn.Sequential(
+                *_dense(config, inputs), nn.Linear(config.hidden, pixels), nn.Unflatten(1, (1, IMAGE_SIZE, IMAGE_SIZE))
+            )
+        else:
+            self.encoder = conv_encoder(config, 2 * config.latent_dim)
+            self.decoder = conv_decoder(config, inputs)
+        _initialise(self, config)
+
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (B,1,28,28) in [0,1] → mu and logvar of q(z|x), (B,latent_dim) each, float32; logvar is within ±10."""
+        mu, logvar = self.encoder(x).float().chunk(2, dim=1)
+        return mu, 10 * (logvar / 10).tanh()  # bounded smoothly: no exponential overflows, no gradient is cut off
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B,1,28,28) in [0,1] → mu (B,latent_dim)."""
+        return self.posterior(x)[0]
+
+    def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """z (B,latent_dim) → logits (B,1,28,28), float32; labels y (B,) are for a conditional_vae alone."""
+        if self.conditional:
+            label = z.new_zeros(len(z), CLASSES)
+            if y is not None:
+                label.scatter_(1, y[:, None], 1.0)
+                if self.training:
+                    label *= torch.rand(len(z), 1, device=z.device) > 0.1
+            z = torch.cat([z, label], dim=1)
+        return self.decoder(z).float()
+
+    def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """z (B,latent_dim), labels as in `decode_logits` → x_hat (B,1,28,28) in [0,1]."""
+        return self.decode_logits(z, y).sigmoid()
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """x → x_hat decoded from mu, both (B,1,28,28)."""
+        return self.decode(self.encode(x), y)
+
+    @torch.no_grad()
+    def sample(self, n: int, y: int | torch.Tensor | None = None, seed: int | None = None) -> torch.Tensor:
+        """n images (n,1,28,28) in [0,1], decoded from codes of the prior N(0, I).
+
+        Args:
+            y: a conditional_vae's label, one for all or (n,).
+            seed: for the same images each time.
+        """
+        generator = torch.Generator()
+        generator.manual_seed(seed) if seed is not None else generator.seed()
+        device = next(self.parameters()).device
+        z = torch.randn(n, self.latent_dim, generator=generator).to(device)
+        labels = None if y is None else torch.as_tensor(y, device=device).expand(n)
+        return self.decode(z, labels)
+
+
+class Classifier(nn.Module):
+    """An autoencoder's encoder with a linear head: (B,1,28,28) → z (B,latent_dim) → logits (B,10)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.latent_dim = config.latent_dim
+        self.encoder = conv_encoder(config, config.latent_dim)
+        self.head = nn.Sequential(activation(config), nn.Dropout(config.dropout), nn.Linear(config.latent_dim, CLASSES))
+        if not config.batch_norm:
+            self.apply(_keep_variance)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B,1,28,28) in [0,1] → the features z (B,latent_dim) before the head."""
+        return self.encoder(x)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """x → logits (B,10), float32 also under autocast."""
+        return self.head(self.encode(x)).float()

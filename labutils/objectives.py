@@ -5,6 +5,7 @@ and averaged over images, can be added at weight one. Mean-reduced terms would h
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +13,76 @@ from torch import nn
 
 from labutils.config import Config
 
-Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+# (model, x, y, progress): progress is the share of the training steps that are done, 1 outside training
+Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], dict[str, torch.Tensor]]
 
 
 def build_objective(config: Config) -> Objective:
     """The config's objective."""
-    return {"mse": squared_error, "bce": cross_entropy}[config.loss]
+    if config.model == "cae":
+        return {"mse": squared_error, "bce": cross_entropy}[config.loss]
+    if config.model == "classifier":
+        return label_error
+    return partial(negative_elbo, beta=config.beta, beta_warmup=config.beta_warmup, free_bits=config.free_bits,
+                   binarise=config.binarise)  # fmt: skip
 
 
-def squared_error(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+def squared_error(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor | None = None, progress: float = 1.0
+) -> dict[str, torch.Tensor]:
     """x (B,1,28,28) in [0,1] → loss, the squared error of an image, and mse, the same per pixel."""
-    loss = F.mse_loss(model(x), x, reduction="sum") / len(x)
+    loss = F.mse_loss(model(x, y), x, reduction="sum") / len(x)
     return {"loss": loss, "mse": loss.detach() / x[0].numel()}
 
 
-def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+def cross_entropy(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor | None = None, progress: float = 1.0
+) -> dict[str, torch.Tensor]:
     """x (B,1,28,28) in [0,1] → loss, the cross-entropy of an image in nats (from logits), and mse per pixel."""
     logits = model.decode_logits(model.encode(x))  # type: ignore[operator]
     loss = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
     return {"loss": loss, "mse": F.mse_loss(logits.detach().sigmoid(), x)}
+
+
+def negative_elbo(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor | None = None,
+    progress: float = 1.0,
+    *,
+    beta: float = 1.0,
+    beta_warmup: float = 0.0,
+    free_bits: float = 0.0,
+    binarise: bool = False,
+) -> dict[str, torch.Tensor]:
+    """x (B,1,28,28) in [0,1] → loss, and its two terms in nats an image: bce, of a code drawn from q(z|x), and kl.
+
+    loss = bce + beta · kl; with beta = 1 it is the negative ELBO (Kingma and Welling 2014, eq. 10).
+
+    Args:
+        beta_warmup: during this share of the training steps beta rises linearly from 0.
+        free_bits: below so many nats, averaged over the batch, a unit's KL costs as if it were so many (Kingma et al.
+            2016, section C.8).
+        binarise: draw each pixel as 0 or 1 first.
+    """
+    if binarise:
+        x = x.bernoulli()
+    mu, logvar = model.posterior(x)  # type: ignore[operator]
+    z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+    logits = model.decode_logits(z, y)  # type: ignore[operator]
+    bce = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+    unit_kl = kl_to_standard_normal(mu, logvar).mean(0)
+    beta *= min(1.0, progress / beta_warmup) if beta_warmup else 1.0
+    loss = bce + beta * unit_kl.clamp_min(free_bits).sum()
+    return {"loss": loss, "bce": bce.detach(), "kl": unit_kl.detach().sum()}
+
+
+def kl_to_standard_normal(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL(N(mu, exp logvar) ‖ N(0, 1)) in nats, for each element (Kingma and Welling 2014, appendix B)."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+
+
+def label_error(model: nn.Module, x: torch.Tensor, y: torch.Tensor, progress: float = 1.0) -> dict[str, torch.Tensor]:
+    """x (B,1,28,28) in [0,1], labels y (B,) → loss, the cross-entropy of a label in nats, and accuracy in [0,1]."""
+    logits = model(x)
+    return {"loss": F.cross_entropy(logits, y), "accuracy": (logits.detach().argmax(1) == y).float().mean()}

@@ -151,8 +151,8 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
     ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color="#555555", label="memory's slope, arithmetic's roof")
     for i, (name, group) in enumerate(passes.groupby("pass", sort=False)):
         ax.plot(group["intensity"], group["gflops"], "o", ms=5, color=DIGIT_COLOURS[(3, 0)[i % 2]], label=name)
-    for row in passes.itertuples():
-        ax.annotate(row.layer, (row.intensity, row.gflops), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    for name, x, y in zip(passes["layer"], passes["intensity"], passes["gflops"], strict=True):
+        ax.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
     ax.set(xscale="log", yscale="log", xlabel="operations on each byte moved", ylabel="GFLOP/s, one thread")
     _plain_log(ax.xaxis)
     _plain_log(ax.yaxis)

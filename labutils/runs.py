@@ -80,10 +80,9 @@ def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None
             warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=2)
     model = build_model(config)
     train = subset(data.train, config.n_train)
-    history = fit(
-        model, build_objective(config), train, data.val, config, progress=progress, tensorboard=tensorboard
-    )  # fmt: skip
-    metrics = run_metrics(model, config, data, history)
+    objective = build_objective(config)
+    history = fit(model, objective, train, data.val, config, progress=progress, tensorboard=tensorboard)
+    metrics = run_metrics(model, config, data, history, objective)
     _store(path, config, data, model, metrics, history)
     return _load(path, key)
 

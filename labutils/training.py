@@ -6,7 +6,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -77,14 +77,16 @@ def fit(
     *,
     progress: bool = True,
     tensorboard: str | Path | None = None,
+    each_epoch: Callable[[nn.Module, int], None] | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place by the config's epochs, batch_size, lr, schedule, optimizer, seed, device and precision.
 
     Args:
-        objective: (model, x, y) → dict of batch means; "loss" is minimised, all are logged.
+        objective: (model, x, y, progress) → dict of batch means; "loss" is minimised, all are logged.
         train, val: images as uint8, or as floats in [0,1].
         progress: show a bar with losses and remaining time.
         tensorboard: a folder for TensorBoard event files.
+        each_epoch: called with the model and the number of the epoch after each.
 
     Returns:
         The history, a row an epoch: epoch, lr (the last step's), train_* (averages by example while training), val_*
@@ -121,7 +123,7 @@ def fit(
                 start = time.perf_counter()
                 shuffled = batches(train, config.batch_size, shuffling)
                 row: dict[str, float] = {"epoch": epoch}
-                row |= _train_epoch(model, objective, shuffled, optimizers, schedulers, bfloat16, epoch, bar)
+                row |= _train_epoch(model, objective, shuffled, optimizers, schedulers, bfloat16, epoch, steps, bar)
                 row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
                 if not math.isfinite(row["val_loss"]):
                     raise TrainingDiverged(
@@ -134,6 +136,8 @@ def fit(
                 if log:
                     for name in row.keys() - {"epoch"}:
                         log.add_scalar(name, row[name], epoch)
+                if each_epoch:
+                    each_epoch(model, epoch)
     except KeyboardInterrupt:
         raise TrainingInterrupted(pd.DataFrame(rows), config.epochs) from None
     return pd.DataFrame(rows)
@@ -147,6 +151,7 @@ def _train_epoch(
     schedulers: list[LambdaLR],
     bfloat16: bool,
     epoch: int,
+    steps: int,
     bar: tqdm,
 ) -> dict[str, float]:
     """One pass over the batches; the row of the history that it fills: lr and train_* averaged by example."""
@@ -156,7 +161,7 @@ def _train_epoch(
     lrs: list[float] = []
     for x, y in shuffled:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-            terms = objective(model, x, y)
+            terms = objective(model, x, y, schedulers[0].last_epoch / steps)
         for optimizer in optimizers:
             optimizer.zero_grad()
         terms["loss"].backward()
@@ -186,7 +191,7 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
     sums: dict[str, torch.Tensor | float] = {}
     with inference(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), batch_size):
-            for name, value in objective(model, x, y).items():
+            for name, value in objective(model, x, y, 1.0).items():
                 sums[name] = sums.get(name, 0.0) + value * len(x)
     return {name: float(total) / len(split) for name, total in sums.items()}
 
@@ -237,7 +242,7 @@ def _step_seconds(
             start = time.perf_counter()
             x, y = next(batches(batch, config.batch_size))
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = objective(twin, x, y)["loss"]
+                loss = objective(twin, x, y, 1.0)["loss"]
             loss.backward()
             took[threads].append(time.perf_counter() - start)
     return took

@@ -10,9 +10,10 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from labutils import data
+from labutils.config import environment_path
 
 # Before the fixture below takes it out of the environment: a reader's own copy of the real sets.
-REAL_DATA = Path(os.environ.get("LABUTILS_DATA") or Path(__file__).parents[2] / "shared" / "data")
+REAL_DATA = environment_path(os.environ.get("LABUTILS_DATA") or "../shared/data")
 
 # The same examples in every run: a red test on one machine is red on all. A deadline would time busy cores.
 settings.register_profile("labutils", derandomize=True, deadline=None, database=None, max_examples=60)

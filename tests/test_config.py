@@ -20,6 +20,8 @@ BAD = [
     ("loss", "l1"), ("schedule", "cosine"), ("optimizer", "rmsprop"), ("device", "cuda:0"), ("precision", "float16"),
     ("filters", ()), ("filters", (32, 0, 64)), ("filters", (32, 1.5)), ("filters", (32, True)), ("filters", (32, "8")),
     ("filters", 32), ("filters", "323264"), ("filters", None), ("filters", (4097,)),
+    ("residual", 2), ("hidden", 0), ("dropout", 1.0), ("beta", -1), ("beta_warmup", 1.5),
+    ("free_bits", -0.1), ("binarise", "no"),
     ("depth", 0), ("depth", 4), ("depth", 5), ("depth", 1.5), ("latent_dim", -1), ("latent_dim", 0),
     ("latent_dim", "32"), ("latent_dim", True), ("latent_dim", np.True_), ("latent_dim", np.inf), ("latent_dim", 4097),
     ("batch_norm", "False"), ("batch_norm", 2), ("batch_norm", None), ("negative_slope", -0.1), ("negative_slope", 1.1),
@@ -36,6 +38,18 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(name, value):
         Config(**{name: value})
 
 
+@pytest.mark.parametrize("model", config.MODELS)
+def test_a_field_that_a_model_does_not_have_is_refused(model):
+    # ignoring it would make an ablation a comparison of equal things
+    foreign = [name for name, f in OPTIONS.items() if model not in f.metadata["models"]]
+    assert foreign
+    for name in foreign:
+        other = {"filters": (8, 8, 8), "loss": "bce"}.get(name, 1 if name != "depth" else 2)
+        other = 0.5 if isinstance(OPTIONS[name].default, float) else other
+        with pytest.raises(ValueError, match=rf"^{name}=.* means nothing to model='{model}'"):
+            Config(model=model, **{name: other})
+
+
 def test_every_field_has_a_bad_value_above():
     # a field added without a check would otherwise go unnoticed
     assert {name for name, _ in BAD} == OPTIONS.keys()
@@ -45,7 +59,8 @@ def test_every_field_has_a_bad_value_above():
 def test_every_field_explains_itself_and_allows_its_default(name):
     field = OPTIONS[name]
     assert len(field.metadata["help"]) > 10
-    assert getattr(Config(**{name: field.default}), name) == field.default
+    model = field.metadata["models"][0]
+    assert getattr(Config(**{"model": model, name: field.default}), name) == field.default
 
 
 @pytest.mark.parametrize(
@@ -80,7 +95,9 @@ def configs(draw: st.DrawFn) -> Config:
     values = {}
     for name, f in OPTIONS.items():
         low, high = f.metadata["low"], f.metadata["high"]
-        if f.metadata["choices"]:
+        if values.get("model", "cae") not in f.metadata["models"]:
+            values[name] = f.default
+        elif f.metadata["choices"]:
             values[name] = draw(st.sampled_from(f.metadata["choices"]))
         elif name == "filters":
             values[name] = draw(st.lists(st.integers(low, high), min_size=1, max_size=6).map(tuple))

@@ -66,6 +66,9 @@ class Fake(nn.Module):
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return z * self.factor
 
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return self.decode(self.encode(x))
+
 
 def test_a_perfect_model(digits):
     black_and_white = Split((digits.test.images > 127).to(torch.uint8) * 255, digits.test.labels)

@@ -97,7 +97,7 @@ def test_it_computes_what_plain_layers_compute(c, digits):
 
 def test_depth_counts_the_halvings():
     for depth, size in ((1, 14), (2, 7), (3, 4), (4, 2)):
-        assert build_model(Config(filters=(2, 2, 2, 2, 2), depth=depth)).bottom == (2, size, size)
+        assert build_model(Config(filters=(2, 2, 2, 2, 2), depth=depth)).decoder[1].shape == (size, size, 2)
 
 
 def test_parameters_of_the_baseline_by_hand():
@@ -132,13 +132,17 @@ def test_the_signal_reaches_the_pixels(digits):
 
 TINY = Config(filters=(3, 4), depth=2, latent_dim=4, activation="leaky_relu", epochs=1, batch_size=16, n_train=40,
               device="cpu", precision="float32", dataset="mnist5k")  # fmt: skip
-# The reader's images (dataset), where and how precisely it is computed (device, precision) have tests of their own;
-# there is one model so far.
+SMALL = {
+    model: replace(TINY, model=model, **({"filters": (32, 32, 64), "depth": 3, "hidden": 8} if "mlp" in model else {}))
+    for model in CHOICES["model"]
+}
+# The reader's images (dataset), where and how precisely it is computed (device, precision) have tests of their own
 ELSEWHERE = {"dataset", "model", "device", "precision"}
 CHANGES = {
-    "filters": (3, 5), "depth": 1, "latent_dim": 5, "batch_norm": True, "activation": "silu", "negative_slope": 0.2,
-    "loss": "bce", "epochs": 2, "batch_size": 20, "lr": 5e-3, "schedule": "constant", "optimizer": "adam", "beta2": 0.9,
-    "weight_decay": 0.1, "n_train": 32, "seed": 1,
+    "filters": (3, 5), "depth": 1, "latent_dim": 5, "residual": True, "hidden": 9, "batch_norm": True,
+    "activation": "silu", "negative_slope": 0.2, "dropout": 0.5, "loss": "bce", "beta": 2.0, "beta_warmup": 0.9,
+    "free_bits": 2.0, "binarise": True, "epochs": 2, "batch_size": 20, "lr": 5e-3, "schedule": "constant",
+    "optimizer": "adam", "beta2": 0.9, "weight_decay": 0.1, "n_train": 32, "seed": 1,
 }  # fmt: skip
 
 
@@ -148,11 +152,14 @@ def trained(c: Config, digits: Dataset) -> torch.Tensor:
     return weights(model)
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_every_field_matters(digits, name):
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(m, f.name) for f in fields(Config) for m in f.metadata["models"] if f.name not in ELSEWHERE],
+)
+def test_every_field_matters(digits, model, name):
     # an option that a literal further down ignores would make an ablation a comparison of equal things;
     # adam and adamw differ in their weight decay alone
-    base = replace(TINY, weight_decay=0.01) if name == "optimizer" else TINY
+    base = replace(SMALL[model], weight_decay=0.01) if name == "optimizer" else SMALL[model]
     assert not torch.equal(trained(base, digits), trained(replace(base, **{name: CHANGES[name]}), digits))
 
 
@@ -165,3 +172,67 @@ def test_every_choice_is_another_training(digits, name):
 def test_no_field_is_forgotten_above():
     assert CHANGES.keys() | ELSEWHERE == {f.name for f in fields(Config)}
     assert all(getattr(TINY, name) != value for name, value in CHANGES.items())
+
+
+VAE_MODELS = [model for model in CHOICES["model"] if model.endswith("vae")]
+
+
+@pytest.mark.parametrize("model", VAE_MODELS)
+def test_a_vae_encodes_decodes_and_samples(model):
+    vae = build_model(replace(SMALL[model], residual=model != "mlp_vae", batch_norm=True)).eval()
+    x, y = torch.rand(3, 1, 28, 28), torch.tensor([1, 2, 3])
+    mu, logvar = vae.posterior(x)
+    assert mu.shape == logvar.shape == (3, 4)
+    assert torch.equal(vae.encode(x), mu)
+    assert torch.equal(vae(x, y), vae.decode(mu, y))
+    assert torch.equal(vae.decode(mu, y), vae.decode_logits(mu, y).sigmoid())
+    assert vae.decode(mu).shape == x.shape
+    images = vae.sample(5, seed=1)
+    assert images.shape == (5, 1, 28, 28)
+    assert ((images >= 0) & (images <= 1)).all()
+    assert torch.equal(images, vae.sample(5, seed=1))
+    assert not torch.equal(images, vae.sample(5, seed=2))
+    assert not torch.equal(vae.sample(5), vae.sample(5))
+    assert not images.requires_grad
+
+
+def test_sampling_leaves_the_global_random_state():
+    vae, state = build_model(SMALL["mlp_vae"]), torch.get_rng_state()
+    vae.sample(2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_log_variance_is_bounded():
+    vae = build_model(SMALL["mlp_vae"])
+    _, logvar = vae.posterior(torch.rand(2, 1, 28, 28) * 1e30)
+    assert (logvar.abs() <= 10).all()
+    assert logvar.exp().isfinite().all()
+
+
+def test_only_a_conditional_vae_looks_at_labels():
+    z, one, two = torch.randn(2, 4), torch.tensor([1, 1]), torch.tensor([1, 2])
+    for model in VAE_MODELS:
+        vae = build_model(SMALL[model]).eval()
+        a, b, without = vae.decode(z, one), vae.decode(z, two), vae.decode(z)
+        conditional = model == "conditional_vae"
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1]) != conditional
+        assert torch.equal(a, without) != conditional
+        assert torch.equal(vae.sample(2, y=1, seed=0), vae.sample(2, y=one, seed=0))
+
+
+def test_of_a_tenth_of_the_images_a_conditional_vae_is_not_told_the_label():
+    vae = build_model(replace(SMALL["conditional_vae"], batch_norm=False)).train()
+    z, y = torch.zeros(2000, 4), torch.ones(2000, dtype=torch.long)
+    told = (vae.decode(z, y) == vae.eval().decode(z, y)).flatten(1).all(1)
+    assert 0.86 < told.float().mean() < 0.94
+
+
+def test_a_classifier_is_an_encoder_with_a_head():
+    c = SMALL["classifier"]
+    classifier, x = build_model(c).eval(), torch.rand(3, 1, 28, 28)
+    assert classifier.encode(x).shape == (3, 4)
+    assert classifier(x).shape == (3, 10)
+    assert torch.equal(classifier(x), classifier.head(classifier.encode(x)))
+    encoder = build_model(replace(c, model="cae")).encoder.state_dict()
+    assert {n: p.shape for n, p in encoder.items()} == {n: p.shape for n, p in classifier.encoder.state_dict().items()}

@@ -72,16 +72,19 @@ def test_the_weights_file_says_what_it_is(stored):
         assert Config.from_dict(json.loads(file.metadata()["config"])) == stored.config
 
 
-@pytest.mark.parametrize("field", [f.name for f in fields(Config) if f.name != "model"])  # there is one model so far
+@pytest.mark.parametrize("field", [f.name for f in fields(Config)])
 def test_every_field_changes_the_key(field):
     other = {
-        "dataset": "fashion_mnist", "filters": (4, 5), "depth": 1, "latent_dim": 4, "batch_norm": True,
+        "dataset": "fashion_mnist", "filters": (4, 5, 6), "depth": 1, "latent_dim": 4, "batch_norm": True,
         "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 32,
         "lr": 1e-3, "schedule": "constant",
         "optimizer": "sgd", "beta2": 0.9, "weight_decay": 0.1, "n_train": 100, "seed": 1, "device": "cuda",
-        "precision": "bfloat16",
+        "precision": "bfloat16", "model": "conv_vae", "residual": True, "hidden": 4, "dropout": 0.5, "beta": 2.0,
+        "beta_warmup": 0.5, "free_bits": 1.0, "binarise": True,
     }  # fmt: skip
-    assert run_key(replace(TINY, **{field: other[field]}), "data") != run_key(TINY, "data")
+    model = "cae" if field == "model" else Config.__dataclass_fields__[field].metadata["models"][0]
+    base = Config(model=model)
+    assert run_key(replace(base, **{field: other[field]}), "data") != run_key(base, "data")
 
 
 def test_other_images_or_other_code_change_the_key(monkeypatch):
@@ -142,7 +145,7 @@ def test_another_runs_folder_under_this_name_is_noticed(store):
 
 
 def test_a_failed_run_leaves_nothing_behind(store, monkeypatch):
-    monkeypatch.setattr(runs, "build_objective", lambda config: lambda m, x, y: {"loss": m(x).sum() * torch.nan})
+    monkeypatch.setattr(runs, "build_objective", lambda config: lambda m, x, y, _: {"loss": m(x).sum() * torch.nan})
     with pytest.raises(TrainingDiverged, match="learning rate"):
         run(TINY, progress=False)
     assert not store.exists() or list(store.iterdir()) == []

@@ -13,13 +13,23 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from labutils import training
 from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.models import build_model
-from labutils.objectives import build_objective, cross_entropy, squared_error
+from labutils.objectives import (
+    build_objective,
+    cross_entropy,
+    kl_to_standard_normal,
+    label_error,
+    negative_elbo,
+    squared_error,
+)
 from labutils.training import TrainingDiverged, TrainingInterrupted, evaluate, fit, resolve_device, resolve_precision
 
 # 40 images in batches of 16 make three steps an epoch, the last of 8 images.
@@ -59,7 +69,7 @@ class ThreeQuarters(nn.Module):
     def decode_logits(self, z: torch.Tensor) -> torch.Tensor:
         return torch.full_like(z, math.log(3)).view(-1, 1, 1, 2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return self.decode_logits(self.encode(x)).sigmoid()
 
 
@@ -97,6 +107,84 @@ def test_cross_entropy_is_finite_where_a_sigmoid_saturates():
 def test_the_config_names_the_objective():
     assert build_objective(Config(loss="mse")) is squared_error
     assert build_objective(Config(loss="bce")) is cross_entropy
+    assert build_objective(Config(model="classifier")) is label_error
+    options = {"beta": 4.0, "beta_warmup": 0.5, "free_bits": 0.1, "binarise": True}
+    assert build_objective(Config(model="conv_vae", **options)).keywords == options
+
+
+@given(st.floats(-20, 20), st.floats(-10, 10))
+def test_the_kl_is_that_of_torch_distributions(mu, logvar):
+    mu, logvar = torch.tensor(mu, dtype=torch.float64), torch.tensor(logvar, dtype=torch.float64)
+    expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu)))
+    torch.testing.assert_close(kl_to_standard_normal(mu, logvar), expected)
+
+
+class TwoUnits(nn.Module):
+    """q(z|x) has means 1 and 3 with variances 1 and e², and any code is a grey image of two pixels with logit 0."""
+
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([[1.0, 3.0]]).expand(len(x), 2), torch.tensor([[0.0, 2.0]]).expand(len(x), 2)
+
+    def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        return torch.zeros(len(z), 1, 1, 2)
+
+
+def test_the_negative_elbo_by_hand():
+    # sums over pixels and units, means over images: averaging over pixels would hide a beta of 784
+    kl = [0.5, 0.5 * (9 + math.e**2 - 1 - 2)]
+
+    def loss(progress=1.0, **options):
+        terms = negative_elbo(TwoUnits(), TWO_PIXELS, None, progress, **options)
+        assert terms["bce"].item() == pytest.approx(2 * math.log(2))
+        assert terms["kl"].item() == pytest.approx(sum(kl))
+        return terms["loss"].item() - 2 * math.log(2)
+
+    assert loss() == pytest.approx(sum(kl))
+    assert loss(beta=4.0) == pytest.approx(4 * sum(kl))
+    assert loss(0.0, beta=4.0, beta_warmup=0.5) == pytest.approx(0, abs=1e-5)
+    assert loss(0.25, beta=4.0, beta_warmup=0.5) == pytest.approx(2 * sum(kl))
+    assert loss(0.5, beta=4.0, beta_warmup=0.5) == loss(0.75, beta=4.0, beta_warmup=0.5) == loss(beta=4.0)
+    assert loss(free_bits=2.0) == pytest.approx(2 + kl[1])
+
+
+def test_binarised_images_are_black_and_white_with_the_grey_value_as_probability():
+    seen = []
+
+    class Spy(TwoUnits):
+        def posterior(self, x):
+            seen.append(x)
+            return super().posterior(x)
+
+    x = torch.stack([torch.full((4000,), 0.25), torch.full((4000,), 1.0)], 1).view(4000, 1, 1, 2)
+    negative_elbo(Spy(), x, binarise=True)
+    assert set(seen[0].flatten().tolist()) == {0.0, 1.0}
+    assert seen[0].mean(0).flatten().tolist() == pytest.approx([0.25, 1.0], abs=0.03)
+
+
+def test_label_error_by_hand():
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]])
+    terms = label_error(lambda x: logits, torch.zeros(2), torch.tensor([0, 0]))
+    assert terms["loss"].item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 4)) / 2)
+    assert terms["accuracy"].item() == 0.5
+
+
+def test_progress_runs_from_zero_to_the_last_step_and_is_one_in_evaluation(few):
+    seen: dict[bool, list[float]] = {True: [], False: []}
+
+    def objective(model, x, y, progress):
+        seen[model.training].append(progress)
+        return squared_error(model, x, y)
+
+    train(TINY, few, objective)
+    assert seen[True] == pytest.approx([i / 6 for i in range(6)])
+    assert set(seen[False]) == {1.0}
+
+
+def test_each_epoch_is_shown_to_who_asks_and_asking_changes_nothing(few):
+    seen = []
+    model, _ = train(TINY, few, each_epoch=lambda model, epoch: seen.append((epoch, torch.rand(1))))
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert_same_weights(model, train(TINY, few)[0])
 
 
 # --- history ----------------------------------------------------------------------------------------------------------
@@ -116,7 +204,7 @@ def test_training_learns(few):
     assert history["train_mse"].iloc[-1] < 0.8 * blank
 
 
-def with_size(model, x, y):
+def with_size(model, x, y, progress):
     """An objective that also logs how many images the batch had."""
     return {**squared_error(model, x, y), "size": torch.tensor(float(len(x)))}
 
@@ -241,7 +329,7 @@ def spoilt(at: int, what):
     """squared_error whose training call number `at` (from 1) does `what` to the terms."""
     calls = 0
 
-    def objective(model, x, y):
+    def objective(model, x, y, progress):
         nonlocal calls
         calls += model.training
         terms = squared_error(model, x, y)
@@ -259,7 +347,7 @@ def test_divergence_names_epoch_step_and_learning_rate(few, bad):
 
 
 def test_a_learning_rate_far_too_high_diverges(few):
-    def without_sigmoid(model, x, y):  # which would bound the error and with it every gradient
+    def without_sigmoid(model, x, y, progress):  # which would bound the error and with it every gradient
         return {"loss": (model.decode_logits(model.encode(x)) - x).square().sum() / len(x)}
 
     with pytest.raises(TrainingDiverged, match=r"epoch \d+, step \d+.*100"):
@@ -267,7 +355,7 @@ def test_a_learning_rate_far_too_high_diverges(few):
 
 
 def test_a_validation_loss_that_is_nan_diverges(few):
-    def objective(model, x, y):
+    def objective(model, x, y, progress):
         terms = squared_error(model, x, y)
         return terms if model.training else {**terms, "loss": terms["loss"] * math.nan}
 
@@ -320,7 +408,7 @@ def test_float_images_train_like_their_bytes(few):
 # --- nothing disturbs it ----------------------------------------------------------------------------------------------
 
 
-def noisy(model, x, y):
+def noisy(model, x, y, progress):
     """An objective with noise, as a denoising or variational one has it."""
     return squared_error(model, (x + 0.1 * torch.randn_like(x)).clamp(0, 1), y)
 
@@ -336,7 +424,7 @@ def test_the_seed_decides_order_and_noise(few):
     # on their own: whole runs of two seeds differ in their initial weights already
     seen = []
 
-    def spy(model, x, y):
+    def spy(model, x, y, progress):
         if model.training:
             seen.append((x.sum().item(), torch.rand(()).item()))
         return squared_error(model, x, y)
@@ -355,16 +443,16 @@ def test_fit_leaves_the_global_random_state(few):
 
 
 def test_evaluating_changes_no_training(few):
-    def watched(model, x, y):
+    def watched(model, x, y, progress):
         if model.training:  # evaluate() calls the objective it is given
             evaluate(model, noisy, few[1])
-        return noisy(model, x, y)
+        return noisy(model, x, y, progress)
 
     assert_same_weights(train(TINY, few, watched)[0], train(TINY, few, noisy)[0])
 
 
 def test_noise_changes_no_shuffle(few):
-    def wasteful(model, x, y):
+    def wasteful(model, x, y, progress):
         torch.rand(len(y))
         return squared_error(model, x, y)
 
@@ -471,7 +559,7 @@ def two_threads():
 def slow_with(threads):
     """The squared error, and a long pause with so many threads: what a busy neighbour does to them."""
 
-    def objective(model, x, y):
+    def objective(model, x, y, progress):
         if torch.get_num_threads() == threads:
             time.sleep(0.05)
         return squared_error(model, x, y)
@@ -495,7 +583,7 @@ def test_a_neighbour_that_comes_later_ends_the_second_thread(few, two_threads):
     config = replace(TINY, epochs=30, batch_size=4)
     calls = iter(range(1_000_000))
 
-    def objective(model, x, y):
+    def objective(model, x, y, progress):
         # slow with one thread while the trial (24 batches) and two epochs last, afterwards with two
         if torch.get_num_threads() == (1 if (call := next(calls)) < 50 else 2):
             time.sleep(0.05 if call < 50 else 0.2)
@@ -507,7 +595,7 @@ def test_a_neighbour_that_comes_later_ends_the_second_thread(few, two_threads):
 
 
 def test_a_trial_that_fails_leaves_the_threads(few, two_threads):
-    def broken(model, x, y):
+    def broken(model, x, y, progress):
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):

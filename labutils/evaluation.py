@@ -1,0 +1,97 @@
+"""Measures of codes and of generated images, beside those that every run has (metrics.py)."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labutils.config import stream_seed
+from labutils.data import Split, batches, to_float
+from labutils.models import inference
+from labutils.objectives import kl_to_standard_normal
+
+
+def probe(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor) -> float:
+    """Linear probe: test accuracy in [0,1] of a logistic regression on standardised codes (N,d) with labels (N,)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    return float(model.fit(z.numpy(), y.numpy()).score(z_test.numpy(), y_test.numpy()))
+
+
+def knn(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor, k: int = 5) -> float:
+    """The test accuracy in [0,1] of a vote among the k nearest codes."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return float(KNeighborsClassifier(k).fit(z.numpy(), y.numpy()).score(z_test.numpy(), y_test.numpy()))
+
+
+def unit_kl(model: nn.Module, split: Split) -> np.ndarray:
+    """(latent_dim,) KL of each latent unit of a VAE in nats, averaged over the images. A unit at zero is unused."""
+    with inference(model) as device:
+        posteriors = (model.posterior(x) for x, _ in batches(split.to(device), 1000))  # type: ignore[operator]
+        return torch.cat([kl_to_standard_normal(*posterior) for posterior in posteriors]).mean(0).cpu().numpy()
+
+
+def importance_nll(
+    model: nn.Module, split: Split, k: int = 200, *, binarise: bool = False, seed: int = 0, at_once: int = 10_000
+) -> np.ndarray:
+    """(N,) −log p(x) of each image in nats, estimated with k codes from q(z|x) (Burda et al. 2016, eq. 8).
+
+    On average the estimate is too high, less so with more codes: it lies between the negative ELBO (k = 1) and the
+    truth. Its mean's standard error over the images is `nll.std(ddof=1) / len(nll) ** 0.5`.
+
+    Args:
+        binarise: draw each pixel as 0 or 1 first. Only then is −log p(x) that of a distribution over images; grey ones
+            give the cross-entropy's continuation, good for comparing, and no likelihood.
+        at_once: how many codes to decode together, k or more.
+    """
+    parts = []
+    with inference(model) as device, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(seed, "importance"))
+        for x, y in batches(split.to(device), max(1, at_once // k)):
+            x = x.bernoulli() if binarise else x
+            mu, logvar = model.posterior(x)  # type: ignore[operator]
+            noise = torch.randn(k, *mu.shape, device=device)
+            z = mu + (0.5 * logvar).exp() * noise  # (k,B,latent_dim)
+            logits = model.decode_logits(z.flatten(0, 1), y.repeat(k)).view(k, *x.shape)  # type: ignore[operator]
+            bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").flatten(2).sum(2)
+            # log p(z) − log q(z|x): the constants of the two normal densities cancel
+            log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(2)
+            parts.append(math.log(k) - torch.logsumexp(log_ratio - bce, dim=0))
+    return torch.cat(parts).cpu().numpy()
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance between normal distributions fitted to two sets of features, (N,d) and (M,d) (Heusel et al. 2017).
+
+    It falls with the number of samples: compare equal sizes only, and beside the distance of real from real images.
+    """
+    from scipy.linalg import sqrtm
+
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    mixed = np.trace(sqrtm(cov_a @ cov_b).real)
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * mixed)
+
+
+def confidence(classifier: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """images (N,1,28,28) → the classifier's label for each (N,) and how sure it is, in [0,1] (N,)."""
+    with inference(classifier) as device:
+        logits = torch.cat([classifier(to_float(x.to(device))).cpu() for x in images.split(1000)])
+    sure, label = logits.softmax(1).max(1)
+    return label.numpy(), sure.numpy()
+
+
+def nearest(images: torch.Tensor, among: torch.Tensor) -> np.ndarray:
+    """The index in `among` (M,1,28,28) of the image nearest to each of `images` (N,1,28,28), by squared error."""
+    queries, found = to_float(images).flatten(1), []
+    for part in among.split(10_000):
+        found.append(torch.cdist(queries, to_float(part).flatten(1)).min(1))
+    best = torch.stack([distances for distances, _ in found]).argmin(0)
+    starts = torch.arange(len(found)) * 10_000
+    indices = torch.stack([index for _, index in found])
+    return (starts[best] + indices[best, torch.arange(len(best))]).numpy()
