@@ -8,8 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labutils.config import BASELINE, COMPACT, TRADEOFF, Config, data_dir, outputs_dir
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from labutils.runs import Run
 
 BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF}
 
@@ -27,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument(
         "--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as one safetensors file"
     )
-    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="log the epochs of a new run for TensorBoard")
+    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="log every epoch for TensorBoard")
+    train.add_argument("--gallery", type=Path, metavar="DIR", help="pictures and a checkpoint of every epoch")
     train.set_defaults(function=_train)
     series = commands.add_parser("run", help="execute the notebooks headless; ends with a table and a page to open")
     series.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01_baseline; none means all")
@@ -70,11 +77,12 @@ def _config(options: argparse.Namespace) -> Config:
 
 def _train(options: argparse.Namespace) -> int:
     from labutils.data import load_dataset
-    from labutils.latent import reconstruct
-    from labutils.plots import plot_history, plot_images
+    from labutils.gallery import epoch_gallery
     from labutils.runs import run
 
-    r = run(_config(options), tensorboard=options.tensorboard)
+    config = _config(options)
+    draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
+    r = run(config, tensorboard=options.tensorboard, each_epoch=draw)
     for name, value in r.metrics.items():
         print(f"{name:<18} {value:.6g}")
     print(f"{'run':<18} {r.path}")
@@ -83,17 +91,29 @@ def _train(options: argparse.Namespace) -> int:
         shutil.copyfile(r.path / "model.safetensors", options.checkpoint_path)
         print(f"{'checkpoint':<18} {options.checkpoint_path}")
     if options.save_plots:
-        x = load_dataset(r.config.dataset).test.images[:12]
-        lines = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
-        figures = {
-            "history": plot_history({r.config.model: r.history}, lines),
-            "reconstructions": plot_images({"x": x, "x_hat": reconstruct(r.model, x)}),
-        }
+        figures = _figures(r)
         options.plot_dir.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(options.plot_dir / f"{name}.png", dpi=120)
             print(f"{'plot':<18} {options.plot_dir / name}.png")
     return 0
+
+
+def _figures(r: "Run") -> dict[str, "Figure"]:
+    """Training curves, and for whatever reconstructs a row of reconstructions."""
+    from labutils.data import load_dataset
+    from labutils.latent import reconstruct
+    from labutils.plots import plot_history, plot_images
+
+    if "val_mse" not in r.history:
+        figures = {"history": plot_history({r.config.model: r.history}, {}, metric="loss")}
+    else:
+        lines = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
+        figures = {"history": plot_history({r.config.model: r.history}, lines)}
+    if r.config.model != "classifier":
+        x = load_dataset(r.config.dataset).test.images[:12]
+        figures["reconstructions"] = plot_images({"x": x, "x_hat": reconstruct(r.model, x)})
+    return figures
 
 
 def _run(options: argparse.Namespace) -> int:

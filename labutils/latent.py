@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from labutils.config import stream_seed
@@ -26,9 +27,67 @@ def reconstruct(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return decode_codes(model, encode_images(model, images))
 
 
-def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11) -> torch.Tensor:
-    """Two codes (latent_dim,) → (steps,latent_dim) on the straight line between them, ends included."""
-    return start + torch.linspace(0, 1, steps)[:, None] * (end - start)
+def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
+    """Two codes (latent_dim,) → (steps,latent_dim) from one to the other, ends included.
+
+    Args:
+        spherical: along the arc instead of the straight line, which in many dimensions leaves the shell where a normal
+            distribution has its mass (Shoemake 1985; White 2016).
+    """
+    t = torch.linspace(0, 1, steps)[:, None]
+    if not spherical:
+        return start + t * (end - start)
+    angle = torch.arccos(F.cosine_similarity(start, end, dim=0).clamp(-1, 1))
+    if angle.sin() < 1e-6:  # one direction: the arc is the line
+        return start + t * (end - start)
+    return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
+
+
+def traverse(z: torch.Tensor, unit: int, values: torch.Tensor) -> torch.Tensor:
+    """A code (latent_dim,) → (n,latent_dim): the same code with one unit set to each of the n values."""
+    codes = z.repeat(len(values), 1)
+    codes[:, unit] = values
+    return codes
+
+
+def manifold(n: int, mass: float = 0.98) -> torch.Tensor:
+    """(n²,2) codes on a grid that divides the middle `mass` of each axis of N(0, I) evenly; rows from top to bottom."""
+    edge = (1 - mass) / 2
+    at = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(edge, 1 - edge, n))
+    return torch.cartesian_prod(at.flip(0), at).flip(1)
+
+
+SAMPLERS = ("prior", "gaussian", "gaussian per class", "mixture")
+
+
+def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """n codes (n,latent_dim) to decode into new images, drawn from what a method makes of the codes of known images.
+
+    Args:
+        method: "prior" is N(0, I) and looks at no code; "gaussian" one normal distribution with full covariance,
+            "gaussian per class" one for each label; "mixture" a Gaussian mixture with 50 components.
+        z, y: (N,latent_dim) codes and (N,) labels.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    if method not in SAMPLERS:
+        raise ValueError(f"method={method!r} must be one of {', '.join(SAMPLERS)}")
+    if method == "prior":
+        return sample_normal(n, z.shape[1], seed)
+    groups = [z[y == label] for label in y.unique()] if method == "gaussian per class" else [z]
+    components = min(50, len(z) // 20) if method == "mixture" else 1
+    parts = []
+    for i, group in enumerate(groups):
+        mixture = GaussianMixture(
+            components, reg_covar=1e-4, max_iter=50, init_params="k-means++", random_state=seed + i
+        )
+        size = n // len(groups) + (i < n % len(groups))
+        parts.append(torch.from_numpy(mixture.fit(group.numpy()).sample(size)[0]).float())
+    # a mixture hands its samples out component by component
+    return torch.cat(parts)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
 
 
 def sample_normal(n: int, latent_dim: int, seed: int = 0) -> torch.Tensor:

@@ -65,6 +65,31 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
     return fig
 
 
+def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
+    """images (N,1,28,28) → one picture (rows·28, columns·28), floats in [0,1], row by row, the last filled with 0."""
+    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    rows = -(-len(x) // columns)
+    x = torch.cat([x, x.new_zeros(rows * columns - len(x), *x.shape[1:])])
+    return x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
+
+
+def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float = 2.8) -> Figure:
+    """Grids of images side by side, each under its name.
+
+    Args:
+        grids: title → (N,1,28,28), uint8 or floats in [0,1].
+        columns: images in a row of a grid.
+        size: of a grid in inches.
+    """
+    fig, axes = figure(size * len(grids), size + 0.3, 1, len(grids))
+    for ax, (title, images) in zip(axes[0], grids.items(), strict=True):
+        ax.imshow(tile(images, columns), cmap="gray_r", vmin=0, vmax=1)
+        ax.set_title(title, fontsize=9)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return fig
+
+
 def _draw_floors(ax: Axes, floors: Mapping[str, float]) -> None:
     for name, value in floors.items():
         ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
@@ -97,7 +122,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
             history["epoch"], history[f"val_{metric}"], "o-", color=DIGIT_COLOURS[i], ms=3, label=f"{name}, validation"
         )
     _draw_floors(ax, floors)
-    ax.set(xlabel="epoch", ylabel=f"{metric} per pixel", yscale="log")
+    ax.set(xlabel="epoch", ylabel="mse per pixel" if metric == "mse" else metric, yscale="log")
     _plain_log(ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

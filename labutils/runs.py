@@ -59,8 +59,17 @@ class Run:
     path: Path
 
 
-def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None = None) -> Run:
+def run(
+    config: Config,
+    *,
+    progress: bool = True,
+    tensorboard: str | Path | None = None,
+    each_epoch: Callable[[nn.Module, int], None] | None = None,
+) -> Run:
     """Train a config and store the run, or return the stored run of exactly this config, data and code.
+
+    Whoever asks for the epochs (`tensorboard`, `each_epoch`: see `fit`) gets them: the config is trained again then,
+    which gives the stored run's numbers.
 
     `Run.config` says what really ran: the data set that was found, the device, and fewer epochs at smoke scale.
 
@@ -71,7 +80,7 @@ def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None
     config = _resolved(config, data)
     key = run_key(config, data.checksum)
     path = runs_dir() / key
-    if path.exists():
+    if path.exists() and not tensorboard and not each_epoch:
         try:
             return _load(path, key)
         except RunError as error:
@@ -81,7 +90,9 @@ def run(config: Config, *, progress: bool = True, tensorboard: str | Path | None
     model = build_model(config)
     train = subset(data.train, config.n_train)
     objective = build_objective(config)
-    history = fit(model, objective, train, data.val, config, progress=progress, tensorboard=tensorboard)
+    history = fit(
+        model, objective, train, data.val, config, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch
+    )  # fmt: skip
     metrics = run_metrics(model, config, data, history, objective)
     _store(path, config, data, model, metrics, history)
     return _load(path, key)

@@ -1,12 +1,28 @@
 """Codes, and the pictures made of them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from labutils import BASELINE, plots
-from labutils.latent import decode_codes, encode_images, interpolate, project, reconstruct, sample_normal
+from labutils import BASELINE, Config, plots, run
+from labutils.gallery import epoch_gallery
+from labutils.latent import (
+    SAMPLERS,
+    decode_codes,
+    encode_images,
+    interpolate,
+    manifold,
+    project,
+    reconstruct,
+    sample_codes,
+    sample_normal,
+    traverse,
+)
 from labutils.models import build_model
 
 
@@ -29,6 +45,75 @@ def test_interpolation_starts_and_ends_at_its_ends():
     assert torch.equal(path[0], a)
     assert torch.equal(path[-1], b)
     assert torch.equal(path[2], (a + b) / 2)
+
+
+def test_a_spherical_interpolation_keeps_the_length_and_turns_evenly():
+    a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
+    path = interpolate(a, b, 3, spherical=True)
+    torch.testing.assert_close(path, torch.tensor([[2.0, 0.0], [2**0.5, 2**0.5], [0.0, 2.0]]))
+    torch.testing.assert_close(interpolate(a, 2 * a, 3, spherical=True)[1], 1.5 * a)  # one direction: no angle
+
+
+def test_a_traversal_moves_one_unit():
+    z = torch.tensor([1.0, 2.0, 3.0])
+    codes = traverse(z, 1, torch.tensor([-1.0, 0.0]))
+    assert codes.tolist() == [[1, -1, 3], [1, 0, 3]]
+    assert z.tolist() == [1, 2, 3]
+
+
+def test_the_manifold_is_a_grid_of_equal_mass():
+    z = manifold(5, mass=0.9).view(5, 5, 2)
+    mass = torch.distributions.Normal(0.0, 1.0).cdf(z)
+    torch.testing.assert_close(mass[2, :, 0], torch.tensor([0.05, 0.275, 0.5, 0.725, 0.95]))  # from left to right
+    torch.testing.assert_close(mass[:, 2, 1], torch.tensor([0.95, 0.725, 0.5, 0.275, 0.05]))  # from top to bottom
+
+
+@pytest.mark.parametrize("method", SAMPLERS)
+def test_samplers_know_what_they_may_know(method):
+    # two clusters far from the origin, one a label
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 2
+    z = 0.1 * torch.randn(400, 2, generator=generator) + torch.stack([20.0 * y - 10, torch.full((400,), 5.0)], 1)
+    codes = sample_codes(method, 200, z, y, seed=3)
+    assert codes.shape == (200, 2)
+    assert torch.equal(codes, sample_codes(method, 200, z, y, seed=3))
+    assert not torch.equal(codes, sample_codes(method, 200, z, y, seed=4))
+    at_a_cluster = ((codes[:, 0].abs() - 10).abs() < 1).float().mean()
+    assert (at_a_cluster > 0.95) == (method in ("gaussian per class", "mixture"))
+    assert (codes[:, 1].mean() > 4) == (method != "prior")
+    if method == "gaussian per class":
+        assert (codes[:, 0] > 0).sum() == 100
+        assert 20 < (codes[:100, 0] > 0).sum() < 80  # shuffled
+
+
+def test_an_unknown_sampler_is_refused():
+    with pytest.raises(ValueError, match="vamp"):
+        sample_codes("vamp", 1, torch.zeros(2, 2), torch.zeros(2))
+
+
+def test_a_tile_is_read_row_by_row():
+    images = torch.arange(5).view(5, 1, 1, 1).expand(5, 1, 2, 2) / 5.0
+    picture = plots.tile(images, columns=3)
+    assert picture.shape == (4, 6)
+    assert picture[::2, ::2] == pytest.approx(np.array([[0, 0.2, 0.4], [0.6, 0.8, 0]]))
+
+
+@pytest.mark.parametrize("name", ["cae", "mlp_vae", "conditional_vae"])
+def test_a_gallery_has_a_file_an_epoch_in_every_folder(name, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "outputs"))
+    config = Config(dataset="mnist5k", model=name, latent_dim=3, n_train=64, epochs=2, device="cpu")
+    if name != "mlp_vae":
+        config = replace(config, filters=(4, 4), depth=2)
+    first = run(config, progress=False)
+    r = run(config, progress=False, each_epoch=epoch_gallery(tmp_path, config, digits, maps=["pca"]))
+    files = {path.relative_to(tmp_path / "mnist5k" / name) for path in tmp_path.glob("mnist5k/**/*.*")}
+    folders = ["samples", "noise", "reconstructions", "interpolation", "codes_pca"]
+    expected = {Path(folder) / f"epoch_00{epoch}.png" for folder in folders for epoch in (1, 2)}
+    assert files == expected | {Path(f"checkpoints/epoch_00{epoch}.safetensors") for epoch in (1, 2)}
+    last = load_file(tmp_path / "mnist5k" / name / "checkpoints" / "epoch_002.safetensors")
+    for key, value in first.model.state_dict().items():  # pictures change no training
+        assert torch.equal(last[key], value)
+        assert torch.equal(r.model.state_dict()[key], value)
 
 
 def test_samples_have_a_stream_of_their_own():

@@ -1,0 +1,55 @@
+"""What a model looks like after each epoch: pictures and checkpoints, for autoencoders and VAEs alike."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import save_file
+from torch import nn
+
+from labutils.config import Config
+from labutils.data import Dataset, to_float
+from labutils.latent import decode_codes, encode_images, interpolate, project, sample_normal
+from labutils.plots import class_names, plot_grids, plot_images, plot_projections
+
+
+def epoch_gallery(
+    folder: str | Path, config: Config, data: Dataset, *, maps: Sequence[str] = ("pca", "umap")
+) -> Callable[[nn.Module, int], None]:
+    """A callback for `fit`'s and `run`'s `each_epoch`: every picture has a folder of its own, with a file an epoch.
+
+    `folder/<dataset>/<model>/` gets samples (64 fixed numbers shaped like the codes: their mean and covariance), noise
+    (the same numbers as they are), reconstructions, interpolation (from a 2 to a 5), codes_<method> for each of `maps`
+    (1,000 validation images; UMAP takes some seconds) and checkpoints. What is there is overwritten.
+    """
+    root = Path(folder) / data.name / config.model
+    noise = sample_normal(64, config.latent_dim)
+    images, labels = data.val.images[:1000], data.val.labels[:1000]
+    two, five = (images[labels == label][:1] for label in (2, 5))
+
+    def path(name: str, file: str) -> Path:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        return root / name / file
+
+    def draw(model: nn.Module, epoch: int) -> None:
+        z = encode_images(model, images)
+        shaped = z.mean(0) + noise @ torch.linalg.cholesky(z.T.cov() + 1e-6 * torch.eye(z.shape[1])).T
+        line = interpolate(*encode_images(model, torch.cat([two, five])))
+        pictures: dict[str, Figure] = {
+            "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
+            "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
+            "reconstructions": plot_images({"x": to_float(images[:12]), "x_hat": decode_codes(model, z[:12])}),
+            "interpolation": plot_images({"2 → 5": decode_codes(model, line)}),
+        }
+        for method in maps:
+            points = {f"{method}, epoch {epoch}": project(z, method)}
+            pictures[f"codes_{method}"] = plot_projections(points, labels.numpy(), class_names(data.name))
+        for name, picture in pictures.items():
+            picture.savefig(path(name, f"epoch_{epoch:03}.png"), dpi=90)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        metadata = {"config": json.dumps(config.to_dict())}
+        save_file(weights, path("checkpoints", f"epoch_{epoch:03}.safetensors"), metadata=metadata)
+
+    return draw
