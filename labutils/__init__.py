@@ -2,17 +2,18 @@
 
 config      Config, the named configs, paths, scale        runs     run, ablate, sweep, stored_runs; the store
 data        load_dataset: images found, checked, batched   stats    summarize, compare, effects, pareto
-models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, project
+models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, sample
 objectives  batch losses: (model, x, y) -> dict            plots    plot_*: arrays in, Figure out
 training    fit: the one loop; evaluate                    report   the series executed, its tables, its page
-metrics     reconstruction, floors, costs                  __main__ the command line
+metrics     what every run measures: quality, floors, cost gallery  pictures of every epoch
+evaluation  codes and samples judged: probe, NLL, Fréchet  __main__ the command line
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labutils.config import BASELINE, COMPACT, TRADEOFF, Config
+    from labutils.config import BASELINE, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
     from labutils.data import load_dataset
     from labutils.runs import ablate, load_run, run, stored_runs, sweep
     from labutils.stats import compare, summarize
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BASELINE",
     "COMPACT",
+    "CONV_VAE",
+    "MLP_VAE",
     "TRADEOFF",
     "Config",
     "ablate",

@@ -10,14 +10,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labutils.config import BASELINE, COMPACT, TRADEOFF, Config, data_dir, outputs_dir
+from labutils.config import BASELINE, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config, data_dir, outputs_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from labutils.runs import Run
 
-BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF}
+BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

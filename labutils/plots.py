@@ -234,8 +234,11 @@ def plot_pareto(table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[s
             ax.errorbar(row[cost], row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
             if name in front.index or name in highlight:
                 ax.annotate(str(name), (row[cost], row["mean"]), xytext=(5, 4), textcoords="offset points", fontsize=7)
-        ax.set(xlabel=cost, ylabel="mse per pixel", xscale="log", yscale="log")
+        ax.set(xlabel=cost, ylabel="validation mse per pixel", xscale="log", yscale="log")
         _plain_log(ax.yaxis)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in "25" else "")
+        ax.xaxis.set_tick_params(which="both", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     return fig
 

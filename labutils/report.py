@@ -24,6 +24,8 @@ FORMATS: dict[Any, Any] = {
     **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
     **dict.fromkeys(("n_params", "macs"), "{:,.0f}"),
     **dict.fromkeys(("seconds", "code_bytes", "epochs"), "{:.0f}"),
+    "lr": "{:g}",
+    **dict.fromkeys(("training µs", "reconstruction µs"), "{:.0f}"),
     **dict.fromkeys(("latency_ms", "batch_latency_ms"), "{:.2f}"),
 }
 
@@ -32,6 +34,7 @@ def styled(table: pd.DataFrame, caption: str = "") -> Any:
     """A table as a notebook shows it: digits by the kind of the column, the baseline's row in bold."""
     known = {name: form for name, form in FORMATS.items() if name in table}
     style = table.style.format(known, na_rep="").set_caption(caption)
+    style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
     if "verdict" in table:
         style = style.apply(lambda row: ["font-weight: bold" * (row["verdict"] == "baseline")] * len(row), axis=1)
     return style

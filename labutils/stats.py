@@ -33,9 +33,8 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     Returns:
         A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
         comparisons (Bonferroni), the same as percent_low … percent … percent_high of the baseline's mean, n pairs, and
-        verdict: "better" or "worse" where
-        the interval excludes zero, else "not resolved at n = …". Lower is better for errors and costs, higher for
-        psnr, ssim, accuracies and images_per_second.
+        verdict: "better" or "worse" where the interval excludes zero, else "not resolved at n = …". Lower is better for
+        errors and costs, higher for psnr, ssim, accuracies and images_per_second.
 
     Raises:
         ValueError: the baseline is not in the table, or a value was run twice with one seed.
