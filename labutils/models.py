@@ -138,8 +138,11 @@ def _dense(config: Config, inputs: int) -> list[nn.Module]:
 def _initialise(model: nn.Module, config: Config) -> None:
     if not config.batch_norm:
         model.apply(_keep_variance)
-    last = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.ConvTranspose2d))][-1]
-    nn.init.constant_(last.bias, DARK)  # type: ignore[arg-type]
+    nn.init.constant_(_last_layer(model).bias, DARK)  # type: ignore[arg-type]
+
+
+def _last_layer(model: nn.Module) -> nn.Linear | nn.ConvTranspose2d:
+    return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.ConvTranspose2d))][-1]
 
 
 class ConvAutoencoder(nn.Module):
@@ -200,6 +203,9 @@ class VAE(nn.Module):
             self.encoder = conv_encoder(config, 2 * config.latent_dim)
             self.decoder = conv_decoder(config, inputs)
         _initialise(self, config)
+        with torch.no_grad():  # the first steps need not unlearn random clouds and random pictures of them
+            for end in (_last_layer(self.encoder), _last_layer(self.decoder)):
+                end.weight.mul_(0.01)
 
     def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (B,1,28,28) in [0,1] → mu and logvar of q(z|x), (B,latent_dim) each, float32; logvar is within ±10."""
