@@ -41,6 +41,7 @@ from labutils.objectives import build_objective
 from labutils.training import fit, resolve_device, resolve_precision
 
 DECIDES_THE_RESULT = ("config", "data", "models", "objectives", "training", "metrics")
+SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 
 
@@ -188,7 +189,7 @@ def _table(
     with tqdm(total=len(configs), unit="run", disable=len(configs) < 2) as bar:
         for i, row in _finished(configs, executor, row_of):
             rows[i] = row
-            bar.set_postfix({name: f"{row[name]:.4g}" for name in ("val_mse", "seconds") if name in row}, refresh=False)
+            bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
     return pd.DataFrame(rows)
 

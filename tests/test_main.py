@@ -24,6 +24,21 @@ def test_train_writes_what_is_asked_for(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["history.png", "reconstructions.png"]
 
 
+@pytest.mark.parametrize("model", ["conv_vae", "classifier"])
+def test_other_models_train_and_draw_as_well(model, tmp_path, capsys):
+    extra = ["--save-plots", "--plot-dir", str(tmp_path / "plots")]
+    assert main(["train", *SMALL, "--model", model, *extra]) == 0
+    assert {"conv_vae": "test_neg_elbo", "classifier": "test_accuracy"}[model] in capsys.readouterr().out
+    pictures = {"history.png"} | ({"reconstructions.png"} if model == "conv_vae" else set())
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == pictures
+
+
+def test_a_gallery_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("labutils.gallery.project", lambda z, method: z[:, :2].numpy())  # umap takes ten seconds
+    assert main(["train", *SMALL, "--gallery", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("mnist5k/cae/*/epoch_001.*"))) == 7
+
+
 def test_help_shows_every_field_with_its_meaning(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])

@@ -11,8 +11,9 @@ from torch import nn
 
 from labutils.config import BASELINE, COMPACT
 from labutils.data import Split, load_dataset, subset, to_float
-from labutils.metrics import costs, image_mse, pca_errors, reconstruction_metrics, ssim
+from labutils.metrics import costs, image_mse, pca_errors, posterior_metrics, reconstruction_metrics, ssim
 from labutils.models import build_model
+from labutils.objectives import kl_to_standard_normal, negative_elbo
 
 
 def noise(like: torch.Tensor) -> torch.Tensor:
@@ -160,3 +161,35 @@ def test_costs():
     assert result["n_params"] == sum(p.numel() for p in model.parameters())
     assert 0 < result["latency_ms"] < 1000
     assert math.isfinite(result["latency_ms"])
+
+
+class Cloud(nn.Module):
+    """A VAE of two units: the first varies with the image, the second never; decodes any code as its first number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigma = nn.Parameter(torch.tensor(0.5))
+
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mu = torch.stack([x.flatten(1).mean(1) * 10, torch.ones(len(x))], 1)
+        return mu, (2 * self.sigma.log()).expand_as(mu)
+
+    def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return z[:, :1, None, None].expand(-1, 1, 28, 28)
+
+    def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return self.decode_logits(z).sigmoid()
+
+
+def test_posterior_metrics(digits):
+    split = subset(digits.test, 300)
+    result = posterior_metrics(Cloud(), split, negative_elbo)
+    mu, logvar = Cloud().posterior(to_float(split.images))
+    assert result["kl"] == pytest.approx(float(kl_to_standard_normal(mu, logvar).sum(1).mean()), rel=1e-5)
+    assert result["neg_elbo"] == pytest.approx(result["bce_sampled"] + result["kl"])
+    assert result["active_units"] == 1
+    x = to_float(split.images)
+    z = mu[:, :1] + 0.5 * torch.randn(len(x), 200, generator=torch.Generator().manual_seed(0))  # 200 codes an image
+    expected = float((z.sigmoid()[:, :, None] - x.flatten(1)[:, None]).square().mean())
+    assert result["mse_sampled"] == pytest.approx(expected, rel=0.03)
+    assert result == posterior_metrics(Cloud(), split, negative_elbo)  # noise of its own, the same each time

@@ -67,6 +67,43 @@ def test_the_stored_model_gives_the_metrics_that_are_stored_with_it(stored, digi
     )
 
 
+COSTS = {"n_train", "n_params", "macs", "latency_ms", "batch_latency_ms", "code_bytes", "seconds", "threads",
+         "images_per_second"}  # fmt: skip
+
+
+def test_a_stored_vae_generates_what_it_generated(store):
+    config = Config(dataset="mnist5k", model="mlp_vae", hidden=8, latent_dim=3, epochs=2, n_train=200, device="cpu")
+    first = run(config, progress=False)
+    again = run(config, progress=False)
+    assert torch.equal(first.model.sample(4, seed=0), again.model.sample(4, seed=0))
+    m = again.metrics
+    assert m["test_neg_elbo"] == pytest.approx(m["test_bce_sampled"] + m["test_kl"])
+    assert m["val_neg_elbo"] == pytest.approx(again.history["val_bce"].iloc[-1] + again.history["val_kl"].iloc[-1])
+    assert m["test_bce"] <= m["test_bce_sampled"] + 0.5  # mu is no worse a code than one drawn around it
+    expected = "test_mse val_mse train_mse test_bce psnr ssim pca_mse mean_image_mse val_neg_elbo test_neg_elbo"
+    sampled = "test_bce_sampled test_mse_sampled test_kl test_active_units"
+    assert set(m) == {*expected.split(), *sampled.split(), *COSTS}
+    assert list(again.history) == [
+        *("epoch", "lr", "train_loss", "train_bce", "train_kl", "val_loss", "val_bce", "val_kl", "seconds", "threads")
+    ]
+
+
+def test_a_classifier_is_stored_with_its_accuracies(store):
+    config = replace(TINY, model="classifier", batch_norm=True, latent_dim=16, epochs=3, n_train=1000)
+    r = run(config, progress=False)
+    accuracies = {"test_accuracy", "val_accuracy", "train_accuracy"}
+    assert set(r.metrics) == accuracies | COSTS
+    assert all(0.3 < r.metrics[name] <= 1 for name in accuracies)
+    assert r.metrics["val_accuracy"] == pytest.approx(r.history["val_accuracy"].iloc[-1])
+
+
+def test_who_asks_for_the_epochs_gets_them_and_the_same_run(store):
+    first, epochs = run(TINY, progress=False), []
+    again = run(TINY, progress=False, each_epoch=lambda model, epoch: epochs.append(epoch))
+    assert epochs == [1]
+    assert equal(first.model, again.model)
+
+
 def test_the_weights_file_says_what_it_is(stored):
     with safe_open(stored.path / "model.safetensors", "pt") as file:
         assert Config.from_dict(json.loads(file.metadata()["config"])) == stored.config
