@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from labutils.config import ROOT, local_dir, scale
+from labutils.config import ROOT, Config, local_dir, scale
 from labutils.data import load_dataset
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -23,9 +24,8 @@ FORMATS: dict[Any, Any] = {
     **dict.fromkeys(("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference"), "{:.4f}"),
     **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
     **dict.fromkeys(("n_params", "macs"), "{:,.0f}"),
-    **dict.fromkeys(("seconds", "code_bytes", "epochs"), "{:.0f}"),
+    **dict.fromkeys(("seconds", "code_bytes", "epochs", "train_us"), "{:.0f}"),
     "lr": "{:g}",
-    **dict.fromkeys(("training µs", "reconstruction µs"), "{:.0f}"),
     **dict.fromkeys(("latency_ms", "batch_latency_ms"), "{:.2f}"),
 }
 
@@ -38,6 +38,17 @@ def styled(table: pd.DataFrame, caption: str = "") -> Any:
     if "verdict" in table:
         style = style.apply(lambda row: ["font-weight: bold" * (row["verdict"] == "baseline")] * len(row), axis=1)
     return style
+
+
+def settings(**configs: Config) -> Any:
+    """Configs side by side, a row a field; blank, or left out, where no model has the field."""
+    table = pd.DataFrame(
+        {
+            name: {f.name: str(getattr(config, f.name)) for f in fields(Config) if config.model in f.metadata["models"]}
+            for name, config in configs.items()
+        }
+    )
+    return styled(table.reindex([f.name for f in fields(Config)]).dropna(how="all"))
 
 
 def save_results(

@@ -70,17 +70,16 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
 
 
 def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
-    """The table of an ablation: `summarize`, what `compare` says, and the median costs, a row for each value.
+    """The table of an ablation: `summarize`, what `compare` says, and the costs that no machine decides.
 
     Columns mean, low, high, n; percent (of the baseline's mean) with percent_low and percent_high, verdict; n_params,
-    macs, code_bytes, seconds, latency_ms, batch_latency_ms.
+    macs, code_bytes. (Times of runs that had different neighbours do not compare: see timing.time_models.)
     """
     table = summarize(df, factor, metric).drop(columns="std")
     paired = ["percent", "percent_low", "percent_high", "verdict"]
     table = table.join(compare(df, factor, metric, baseline)[paired])
     table["verdict"] = table["verdict"].fillna("baseline")
-    costs = ["n_params", "macs", "code_bytes", "seconds", "latency_ms", "batch_latency_ms"]
-    return table.join(df.groupby(factor)[costs].median())
+    return table.join(df.groupby(factor)[["n_params", "macs", "code_bytes"]].median())
 
 
 def pareto(table: pd.DataFrame, cost: str, quality: str = "mean") -> pd.Series:

@@ -1,0 +1,61 @@
+"""Times that compare. Seconds of runs that had different neighbours do not: here all contenders take turns."""
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+
+import pandas as pd
+import torch
+
+from labutils.config import Config
+from labutils.data import to_float
+from labutils.models import build_model, inference
+from labutils.objectives import build_objective
+
+
+def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -> pd.DataFrame:
+    """Seconds of each contender, a column each, a row a round, so that a slow minute of the machine hits all of them.
+    Each is called once before, which does not count."""
+    for warm_up in contenders.values():
+        warm_up()
+    return pd.DataFrame([{name: _seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
+
+
+def _seconds(f: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def time_models(
+    configs: Mapping[Hashable, Config], images: torch.Tensor, labels: torch.Tensor, rounds: int = 15
+) -> pd.DataFrame:
+    """What each config's model takes on one thread of this machine, medians of `rounds` turns; a row a config.
+
+    Args:
+        images, labels: a batch, (B,1,28,28) and (B,).
+
+    Returns:
+        train_us, µs an image for a forward and a backward pass (the optimiser's step is not in it); latency_ms, ms for
+        one image through the whole model; batch_latency_ms, the same for the batch.
+    """
+    x = to_float(images)
+    ways: dict[Hashable, Callable[[], object]] = {}
+    for name, config in configs.items():
+        model, objective = build_model(config), build_objective(config)
+        ways[name, "train_us"] = lambda m=model, o=objective: o(m, x, labels, 1.0)["loss"].backward()  # type: ignore[misc]
+        ways[name, "latency_ms"] = lambda m=model: _forward(m, x[:1])  # type: ignore[misc]
+        ways[name, "batch_latency_ms"] = lambda m=model: _forward(m, x)  # type: ignore[misc]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = in_turns(ways, rounds).median()
+    finally:
+        torch.set_num_threads(threads)
+    scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
+    rows = {name: {unit: seconds[name, unit] * factor for unit, factor in scale.items()} for name in configs}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _forward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with inference(model):
+        return model(x)
