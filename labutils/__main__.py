@@ -111,8 +111,9 @@ def _figures(r: "Run") -> dict[str, "Figure"]:
         lines = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
         figures = {"history": plot_history({r.config.model: r.history}, lines)}
     if r.config.model != "classifier":
-        x = load_dataset(r.config.dataset).test.images[:12]
-        figures["reconstructions"] = plot_images({"x": x, "x_hat": reconstruct(r.model, x)})
+        test = load_dataset(r.config.dataset).test
+        x, y = test.images[:12], test.labels[:12]
+        figures["reconstructions"] = plot_images({"x": x, "x_hat": reconstruct(r.model, x, y)})
     return figures
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labutils.config import Config
-from labutils.data import Dataset, to_float
+from labutils.data import Dataset
 from labutils.latent import decode_codes, encode_images, interpolate, project, sample_normal
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
 
@@ -23,7 +23,15 @@ def epoch_gallery(
     `folder/<dataset>/<model>/` gets samples (64 fixed numbers shaped like the codes: their mean and covariance), noise
     (the same numbers as they are), reconstructions, interpolation (from a 2 to a 5), codes_<method> for each of `maps`
     (1,000 validation images; UMAP takes some seconds) and checkpoints. What is there is overwritten.
+
+    Raises:
+        ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
     """
+    if config.model == "classifier" or config.latent_dim < 2:
+        raise ValueError(
+            f"a gallery shows decoded codes and maps of them: model={config.model!r}, latent_dim={config.latent_dim} "
+            "has none; take an autoencoder or a VAE with two units or more"
+        )
     root = Path(folder) / data.name / config.model
     noise = sample_normal(64, config.latent_dim)
     images, labels = data.val.images[:1000], data.val.labels[:1000]
@@ -40,7 +48,7 @@ def epoch_gallery(
         pictures: dict[str, Figure] = {
             "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
-            "reconstructions": plot_images({"x": to_float(images[:12]), "x_hat": decode_codes(model, z[:12])}),
+            "reconstructions": plot_images({"x": images[:12], "x_hat": decode_codes(model, z[:12], labels[:12])}),
             "interpolation": plot_images({"2 → 5": decode_codes(model, line)}),
         }
         for method in maps:

@@ -16,15 +16,21 @@ def encode_images(model: nn.Module, images: torch.Tensor, batch_size: int = 1000
         return torch.cat([model.encode(to_float(x.to(device))).cpu() for x in images.split(batch_size)])  # type: ignore[operator]
 
 
-def decode_codes(model: nn.Module, z: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
-    """codes (N,latent_dim) → images (N,1,28,28), floats in [0,1]."""
+def decode_codes(
+    model: nn.Module, z: torch.Tensor, y: torch.Tensor | None = None, batch_size: int = 1000
+) -> torch.Tensor:
+    """codes (N,latent_dim), and labels (N,) that only a conditional_vae looks at → images (N,1,28,28) in [0,1]."""
     with inference(model) as device:
-        return torch.cat([model.decode(part.to(device)).cpu() for part in z.split(batch_size)])  # type: ignore[operator]
+        images = []
+        for i in range(0, len(z), batch_size):
+            labels = None if y is None else y[i : i + batch_size].to(device)
+            images.append(model.decode(z[i : i + batch_size].to(device), labels).cpu())  # type: ignore[operator]
+        return torch.cat(images)
 
 
-def reconstruct(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """images (N,1,28,28) → their reconstructions (N,1,28,28), floats in [0,1]."""
-    return decode_codes(model, encode_images(model, images))
+def reconstruct(model: nn.Module, images: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    """images (N,1,28,28), labels as in `decode_codes` → their reconstructions (N,1,28,28) in [0,1]."""
+    return decode_codes(model, encode_images(model, images), y)
 
 
 def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
@@ -78,9 +84,9 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
     if method == "prior":
         return sample_normal(n, z.shape[1], seed)
     groups = [z[y == label] for label in y.unique()] if method == "gaussian per class" else [z]
-    components = min(50, len(z) // 20) if method == "mixture" else 1
+    components = min(50, max(1, len(z) // 20)) if method == "mixture" else 1
     parts = []
-    for i, group in enumerate(groups):
+    for i, group in enumerate(groups[:n]):
         mixture = GaussianMixture(
             components, reg_covar=1e-4, max_iter=50, init_params="k-means++", random_state=seed + i
         )

@@ -165,16 +165,18 @@ class ConvAutoencoder(nn.Module):
         """x (B,1,28,28) in [0,1] → z (B,latent_dim)."""
         return self.encoder(x)
 
-    def decode_logits(self, z: torch.Tensor) -> torch.Tensor:
+    # labels y are taken and not used, so that every model is called alike
+
+    def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """z (B,latent_dim) → logits (B,1,28,28), float32 also under autocast: a sigmoid needs more than 8 bits."""
         return self.decoder(z).float()
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
+    def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """z (B,latent_dim) → x_hat (B,1,28,28) in [0,1]."""
         return self.decode_logits(z).sigmoid()
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """x → x_hat, both (B,1,28,28). Labels are taken and not used, so that every model is called alike."""
+        """x → x_hat, both (B,1,28,28)."""
         return self.decode(self.encode(x))
 
 
@@ -235,7 +237,6 @@ class VAE(nn.Module):
         """x → x_hat decoded from mu, both (B,1,28,28)."""
         return self.decode(self.encode(x), y)
 
-    @torch.no_grad()
     def sample(self, n: int, y: int | torch.Tensor | None = None, seed: int | None = None) -> torch.Tensor:
         """n images (n,1,28,28) in [0,1], decoded from codes of the prior N(0, I).
 
@@ -245,10 +246,10 @@ class VAE(nn.Module):
         """
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
-        device = next(self.parameters()).device
-        z = torch.randn(n, self.latent_dim, generator=generator).to(device)
-        labels = None if y is None else torch.as_tensor(y, device=device).expand(n)
-        return self.decode(z, labels)
+        z = torch.randn(n, self.latent_dim, generator=generator)
+        with inference(self) as device:
+            labels = None if y is None else torch.as_tensor(y, device=device).expand(n)
+            return self.decode(z.to(device), labels)
 
 
 class Classifier(nn.Module):

@@ -39,7 +39,7 @@ def cross_entropy(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor | None = None, progress: float = 1.0
 ) -> dict[str, torch.Tensor]:
     """x (B,1,28,28) in [0,1] → loss, the cross-entropy of an image in nats (from logits), and mse per pixel."""
-    logits = model.decode_logits(model.encode(x))  # type: ignore[operator]
+    logits = model.decode_logits(model.encode(x), y)  # type: ignore[operator]
     loss = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
     return {"loss": loss, "mse": F.mse_loss(logits.detach().sigmoid(), x)}
 

@@ -225,6 +225,8 @@ def plot_pareto(table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[s
     """
     rows = -(-len(costs) // 2)
     fig, axes = figure(11, 4.2 * rows, rows, 2)
+    for ax in axes.flat[len(costs) :]:
+        ax.set_visible(False)
     for ax, cost in zip(axes.flat, costs, strict=False):
         front = table[table[f"on front: {cost}"]].sort_values(cost)
         ax.step(front[cost], front["mean"], where="post", color="#999999", linewidth=1, zorder=0)

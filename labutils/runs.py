@@ -44,6 +44,9 @@ DECIDES_THE_RESULT = ("config", "data", "models", "objectives", "training", "met
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 
+# torch's random generators belong to the process: of two runs in threads of one, neither would be its seed's
+ONE_AT_A_TIME = threading.Lock()
+
 
 class RunError(RuntimeError):
     """A stored run is missing, damaged or made by something else; the message names it."""
@@ -81,20 +84,23 @@ def run(
     config = _resolved(config, data)
     key = run_key(config, data.checksum)
     path = runs_dir() / key
-    if path.exists() and not tensorboard and not each_epoch:
+    if path.exists():
         try:
-            return _load(path, key)
+            stored = _load(path, key)
+            if not tensorboard and not each_epoch:
+                return stored
         except RunError as error:
             aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
             path.rename(aside)
             warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=2)
-    model = build_model(config)
-    train = subset(data.train, config.n_train)
-    objective = build_objective(config)
-    history = fit(
-        model, objective, train, data.val, config, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch
-    )  # fmt: skip
-    metrics = run_metrics(model, config, data, history, objective)
+    with ONE_AT_A_TIME:
+        model = build_model(config)
+        train = subset(data.train, config.n_train)
+        objective = build_objective(config)
+        history = fit(
+            model, objective, train, data.val, config, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch
+        )  # fmt: skip
+        metrics = run_metrics(model, config, data, history, objective)
     _store(path, config, data, model, metrics, history)
     return _load(path, key)
 
@@ -169,8 +175,9 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         return _table(configs, executor, run_row)
     if len(pending) < 2 or any(config.device != "cpu" for config in configs):
         return _table(configs, None, run_row)
-    for config in configs:
-        floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
+    for config, key in zip(configs, keys, strict=True):
+        if key in pending and config.model != "classifier":
+            floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
     pool = _process_a_core(len(pending))
     try:
         with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news

@@ -137,7 +137,8 @@ def fit(
                     for name in row.keys() - {"epoch"}:
                         log.add_scalar(name, row[name], epoch)
                 if each_epoch:
-                    each_epoch(model, epoch)
+                    with private_noise(config.seed, "each epoch", device):
+                        each_epoch(model, epoch)
     except KeyboardInterrupt:
         raise TrainingInterrupted(pd.DataFrame(rows), config.epochs) from None
     return pd.DataFrame(rows)
@@ -198,14 +199,18 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
 
 @contextmanager
 def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators (CPU, and the model's CUDA device) run a stream of their own; outside, they are
-    as if nothing had happened."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.default_generator.manual_seed(stream_seed(seed, purpose))
-        if on_cuda:
-            torch.cuda.manual_seed(stream_seed(seed, purpose))
-        yield
+    """Inside, torch's global generators (the CPU's, and that of the model's accelerator) run a stream of their own;
+    outside, they are as if nothing had happened."""
+    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CUDA only
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(stream_seed(seed, purpose))
+            if device.type != "cpu":
+                torch.get_device_module(device).manual_seed(stream_seed(seed, purpose))
+            yield
+    finally:
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
 
 
 @contextmanager

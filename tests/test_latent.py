@@ -49,8 +49,8 @@ def test_interpolation_starts_and_ends_at_its_ends():
 
 def test_a_spherical_interpolation_keeps_the_length_and_turns_evenly():
     a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
-    path = interpolate(a, b, 3, spherical=True)
-    torch.testing.assert_close(path, torch.tensor([[2.0, 0.0], [2**0.5, 2**0.5], [0.0, 2.0]]))
+    path = interpolate(a, b, 4, spherical=True)
+    torch.testing.assert_close(path, 2 * torch.tensor([[1.0, 0.0], [0.75**0.5, 0.5], [0.5, 0.75**0.5], [0.0, 1.0]]))
     torch.testing.assert_close(interpolate(a, 2 * a, 3, spherical=True)[1], 1.5 * a)  # one direction: no angle
 
 
@@ -116,6 +116,18 @@ def test_a_gallery_has_a_file_an_epoch_in_every_folder(name, digits, tmp_path, m
         assert torch.equal(r.model.state_dict()[key], value)
 
 
+def test_samplers_take_few_codes_and_few_samples():
+    z, y = torch.randn(15, 2), torch.arange(15) % 5
+    for method in SAMPLERS:
+        assert sample_codes(method, 3, z, y).shape == (3, 2)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "classifier"}, {"latent_dim": 1}])
+def test_a_gallery_of_what_has_none_is_refused(wrong, digits, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        epoch_gallery(tmp_path, Config(**wrong), digits)
+
+
 def test_samples_have_a_stream_of_their_own():
     state = torch.get_rng_state()
     assert torch.equal(sample_normal(4, 2, seed=1), sample_normal(4, 2, seed=1))
@@ -138,8 +150,11 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     columns = ["mean", "low", "high", "percent", "percent_low", "percent_high"]
     effects = pd.DataFrame([[2, 1, 3] + [np.nan] * 3, [3, 2, 4, 50, 40, 60]], [False, True], columns)
     effects["verdict"] = ["baseline", "worse"]
+    passes = pd.DataFrame({"layer": ["a", "b"], "pass": ["forward", "backward"], "intensity": [1, 9], "gflops": [2, 3]})
     figures = [
         plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345", title="digits"),
+        plots.plot_grids({"a": x, "b": x[:3].float() / 255}),
+        plots.plot_roofline(passes, peak=1e11, bandwidth=1e10),
         plots.plot_history({"a": history}, {"PCA-2": 0.3}),
         plots.plot_curves(
             {"a": pd.DataFrame({"x": [1, 2], "y": [3, 4], "low": [2, 3], "high": [5, 6]})},
@@ -153,6 +168,7 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
         plots.plot_error_by_class({"a": np.ones(100)}, np.arange(100) % 10, names),
         plots.plot_projections({"PCA": np.random.default_rng(0).normal(size=(20, 2))}, labels, names),
     ]
+    assert len(figures) == len([name for name in dir(plots) if name.startswith("plot_")]), "every one of them"
     for figure in figures:
         figure.canvas.draw()
     assert plots.plt.get_fignums() == []

@@ -196,9 +196,13 @@ def test_a_vae_encodes_decodes_and_samples(model):
     assert not images.requires_grad
 
 
-def test_sampling_leaves_the_global_random_state():
-    vae, state = build_model(SMALL["mlp_vae"]), torch.get_rng_state()
-    vae.sample(2)
+def test_sampling_leaves_the_model_and_the_global_random_state_as_they_were():
+    vae = build_model(replace(SMALL["conditional_vae"], batch_norm=True)).train()
+    before, state = weights(vae), torch.get_rng_state()
+    images = vae.sample(20, y=3, seed=0)
+    assert torch.equal(images, vae.sample(20, y=3, seed=0))
+    assert vae.training
+    assert torch.equal(weights(vae), before)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -66,7 +66,7 @@ class ThreeQuarters(nn.Module):
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1)
 
-    def decode_logits(self, z: torch.Tensor) -> torch.Tensor:
+    def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return torch.full_like(z, math.log(3)).view(-1, 1, 1, 2)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -100,7 +100,7 @@ def test_cross_entropy_from_logits_is_that_of_the_output(digits):
 def test_cross_entropy_is_finite_where_a_sigmoid_saturates():
     # the reason for logits: log(sigmoid(-200)) is -inf in float32
     model = ThreeQuarters()
-    model.decode_logits = lambda z: torch.full_like(z, -200.0).view(-1, 1, 1, 2)
+    model.decode_logits = lambda z, y: torch.full_like(z, -200.0).view(-1, 1, 1, 2)
     assert cross_entropy(model, TWO_PIXELS[2:], torch.zeros(1))["loss"].item() == pytest.approx(400)
 
 
@@ -182,9 +182,9 @@ def test_progress_runs_from_zero_to_the_last_step_and_is_one_in_evaluation(few):
 
 def test_each_epoch_is_shown_to_who_asks_and_asking_changes_nothing(few):
     seen = []
-    model, _ = train(TINY, few, each_epoch=lambda model, epoch: seen.append((epoch, torch.rand(1))))
+    model, _ = train(TINY, few, noisy, each_epoch=lambda model, epoch: seen.append((epoch, torch.rand(1))))
     assert [epoch for epoch, _ in seen] == [1, 2]
-    assert_same_weights(model, train(TINY, few)[0])
+    assert_same_weights(model, train(TINY, few, noisy)[0])
 
 
 # --- history ----------------------------------------------------------------------------------------------------------
