@@ -122,6 +122,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
             history["epoch"], history[f"val_{metric}"], "o-", color=DIGIT_COLOURS[i], ms=3, label=f"{name}, validation"
         )
     _draw_floors(ax, floors)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch", ylabel="mse per pixel" if metric == "mse" else metric, yscale="log")
     _plain_log(ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
