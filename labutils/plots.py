@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
 DIGIT_COLOURS = (
@@ -122,7 +123,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
             history["epoch"], history[f"val_{metric}"], "o-", color=DIGIT_COLOURS[i], ms=3, label=f"{name}, validation"
         )
     _draw_floors(ax, floors)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="mse per pixel" if metric == "mse" else metric, yscale="log")
     _plain_log(ax.yaxis)
     ax.legend(frameon=False, fontsize=8)

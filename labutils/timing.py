@@ -48,7 +48,7 @@ def time_models(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seconds = in_turns(ways, rounds).median()
+        seconds = in_turns(ways, rounds).median().to_dict()
     finally:
         torch.set_num_threads(threads)
     scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
