@@ -79,7 +79,6 @@ def test_a_stored_vae_generates_what_it_generated(store):
     m = again.metrics
     assert m["test_neg_elbo"] == pytest.approx(m["test_bce_sampled"] + m["test_kl"])
     assert m["val_neg_elbo"] == pytest.approx(again.history["val_bce"].iloc[-1] + again.history["val_kl"].iloc[-1])
-    assert m["test_bce"] <= m["test_bce_sampled"] + 0.5  # mu is no worse a code than one drawn around it
     expected = "test_mse val_mse train_mse test_bce psnr ssim pca_mse mean_image_mse val_neg_elbo test_neg_elbo"
     sampled = "test_bce_sampled test_mse_sampled test_kl test_active_units"
     assert set(m) == {*expected.split(), *sampled.split(), *COSTS}
