@@ -26,8 +26,7 @@ lab: $(READY)            ## open the notebooks, as copies of your own: saving on
 publish: $(READY)        ## replace the committed results by those of a full run on the full MNIST
 	rm -rf outputs/local/mnist-full
 	LABUTILS_SCALE=full LABUTILS_OUTPUTS= $(BIN)/python -m labutils run
-	cp -R outputs/local/mnist-full/[0-9]* outputs
-	cp outputs/local/mnist-full/notebooks/*.ipynb notebooks
+	$(BIN)/python -m labutils publish
 
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.13" % v[:2])'

@@ -1,4 +1,4 @@
-"""The command line: `python -m labutils train | run | doctor`."""
+"""The command line: `python -m labutils train | run | publish | doctor`."""
 
 import argparse
 import math
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series = commands.add_parser("run", help="execute the notebooks headless; ends with a table and a page to open")
     series.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01_baseline; none means all")
     series.set_defaults(function=_run)
+    publish = commands.add_parser("publish", help="replace the published results by those of a full run on MNIST")
+    publish.set_defaults(function=_publish)
     commands.add_parser("doctor", help="check this machine: each line OK, or the remedy").set_defaults(function=_doctor)
     options = parser.parse_args(arguments)
     try:
@@ -121,6 +123,13 @@ def _run(options: argparse.Namespace) -> int:
     from labutils.report import run_series
 
     return min(run_series(options.notebooks), 1)
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from labutils.report import publish
+
+    print(f"published: {', '.join(publish())}")
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

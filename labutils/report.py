@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -91,6 +92,34 @@ def run_series(names: Sequence[str] = ()) -> int:
     print("\n" + table.to_string(index=False, max_colwidth=100, justify="left"))
     print(f"\nOpen {page.as_uri()}")
     return sum(row["failed"] for row in rows)
+
+
+def publish(root: Path = ROOT) -> list[str]:
+    """Replace published notebooks, tables and figures by those of the last full runs on MNIST, and the README's table.
+
+    Returns:
+        The notebooks published: those that ended well. Others keep what was published before.
+
+    Raises:
+        FileNotFoundError: there is no full run on MNIST to publish.
+    """
+    source = root / "outputs" / "local" / "mnist-full"
+    stems = sorted(path.parent.name for path in source.glob("[0-9]*/summary.json"))
+    if not stems:
+        raise FileNotFoundError(f"{source} holds no results: `python -m labutils run` first, with the full MNIST")
+    for stem in stems:
+        shutil.rmtree(root / "outputs" / stem, ignore_errors=True)
+        shutil.copytree(source / stem, root / "outputs" / stem)
+        shutil.copy(source / "notebooks" / f"{stem}.ipynb", root / "notebooks")
+    rows = []
+    for path in sorted((root / "outputs").glob("[0-9]*/summary.json")):
+        summary, stem = json.loads(path.read_text(encoding="utf-8")), path.parent.name
+        rows.append(f"| [{stem}](notebooks/{stem}.ipynb) | {summary['question']} | {summary['answer']} |")
+    readme = root / "README.md"
+    before, table = readme.read_text(encoding="utf-8").split("|---|---|---|\n", 1)
+    after = table[table.index("\n\n") :]
+    readme.write_text(before + "|---|---|---|\n" + "\n".join(rows) + after, encoding="utf-8")
+    return stems
 
 
 def _find(name: str) -> Path:

@@ -1,5 +1,6 @@
 """The series: executed copies, a table and a page; nothing committed is touched."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from labutils import report
-from labutils.report import run_series, save_results
+from labutils.report import publish, run_series, save_results
 
 CELLS = """
 import pandas as pd
@@ -89,3 +90,24 @@ def test_saving_needs_no_notebook(series):
 
     folder = save_results("x", "mnist", pd.DataFrame({"a": [1]}), {}, question="q", answer="a")
     assert (folder / "results.csv").read_text() == "a\n1\n"
+
+
+def test_publishing_replaces_what_ended_well_and_keeps_the_rest(tmp_path):
+    results, published = tmp_path / "outputs" / "local" / "mnist-full", tmp_path / "outputs"
+    with pytest.raises(FileNotFoundError, match="labutils run"):
+        publish(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    head = "# lab\n\n| notebook | question | answer |\n|---|---|---|\n"
+    (tmp_path / "README.md").write_text(f"{head}| [01_a](notebooks/01_a.ipynb) | Old? | Old. |\n\nMore.\n")
+    for folder, stem, answer in ((published, "01_a", "old"), (published, "02_b", "two"), (results, "01_a", "new")):
+        (folder / stem).mkdir(parents=True)
+        (folder / stem / "summary.json").write_text(json.dumps({"question": f"{stem}?", "answer": answer}))
+    (published / "01_a" / "dropped.png").touch()
+    (results / "notebooks").mkdir()
+    (results / "notebooks" / "01_a.ipynb").write_text("executed")
+    (results / "notebooks" / "02_b.ipynb").write_text("failed: no summary")
+    assert publish(tmp_path) == ["01_a"]
+    assert [path.name for path in (published / "01_a").iterdir()] == ["summary.json"]
+    assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["01_a.ipynb"]
+    rows = "| [01_a](notebooks/01_a.ipynb) | 01_a? | new |\n| [02_b](notebooks/02_b.ipynb) | 02_b? | two |\n"
+    assert (tmp_path / "README.md").read_text() == f"{head}{rows}\nMore.\n"
