@@ -1,12 +1,13 @@
 """labutils: what the notebooks stand on.
 
-config      Config, the named configs, paths, scale        runs     run, ablate, sweep, stored_runs; the store
-data        load_dataset: images found, checked, batched   stats    summarize, compare, effects, pareto
+config      Config, the named configs, paths, scale        stats    summarize, compare, effects, pareto
+data        load_dataset: images found, checked, batched   timing   models timed in turns
 models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, sample
-objectives  batch losses: (model, x, y) -> dict            plots    plot_*: arrays in, Figure out
-training    fit: the one loop; evaluate                    report   the series executed, its tables, its page
-metrics     what every run measures: quality, floors, cost gallery  pictures of every epoch
+objectives  batch losses: (model, x, y, …) -> dict         plots    plot_*: arrays in, Figure out
+training    fit: the one loop; evaluate                    gallery  pictures of every epoch
+metrics     what every run measures: quality, floors, cost report   the series executed, published, its page
 evaluation  codes and samples judged: probe, NLL, Fréchet  __main__ the command line
+runs        run, ablate, sweep, stored_runs; the store
 """
 
 from importlib import import_module
