@@ -18,9 +18,9 @@ import threading
 import time
 import tokenize
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -350,6 +350,13 @@ def _row(config: Config, metrics: dict[str, float], path: Path, manifest: dict[s
     made_by = {name: manifest[name] for name in ("scale", "platform")}
     filters = str(config.filters)
     return {**config.to_dict(), "filters": filters, **metrics, **made_by, **manifest["versions"], "run": path.name}
+
+
+def config_of(row: Mapping[str, Any]) -> Config:
+    """The Config of a row of a table, from `sweep` or read back from a published results.csv: `run` it to get the row
+    again, bit by bit on the same kind of machine with as many threads (column threads; a sweep's runs have one)."""
+    values = {f.name: row[f.name] for f in fields(Config)}
+    return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})
 
 
 def _store(

@@ -228,6 +228,17 @@ def test_ablate_shrinks_at_smoke_scale(store, monkeypatch):
     assert (df["scale"] == "smoke").all()
 
 
+def test_a_row_of_a_published_table_is_run_again_bit_by_bit(store, tmp_path, monkeypatch):
+    configs = [replace(TINY, batch_norm=True), Config(model="mlp_vae", hidden=8, dataset="mnist5k", n_train=100)]
+    sweep([replace(config, device="cpu") for config in configs]).to_csv(tmp_path / "results.csv", index=False)
+    table = pd.read_csv(tmp_path / "results.csv")
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "elsewhere"))
+    for _, row in table.iterrows():
+        again = run(runs.config_of(row), progress=False)
+        assert again.metrics["test_mse"] == pytest.approx(row["test_mse"], rel=1e-12)
+        assert again.path.name == row["run"]
+
+
 def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
     assert runs.stored_runs().empty
     df = ablate("latent_dim", [2, 3], base=TINY, seeds=2)
