@@ -108,7 +108,7 @@ def _plain_log(axis: Axis) -> None:
 
 def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, float], metric: str = "mse") -> Figure:
     """Training (dashed) and validation error against the epoch for each history, and the floors as lines."""
-    fig, axes = figure(7, 3.6)
+    fig, axes = figure(8.5, 3.6)
     ax: Axes = axes[0, 0]
     for i, (name, history) in enumerate(histories.items()):
         ax.plot(
@@ -126,7 +126,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="mse per pixel" if metric == "mse" else metric, yscale="log")
     _plain_log(ax.yaxis)
-    ax.legend(frameon=False, fontsize=8)
+    fig.legend(loc="outside right upper", frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 

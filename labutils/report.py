@@ -22,7 +22,22 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 FORMATS: dict[Any, Any] = {
-    **dict.fromkeys(("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference"), "{:.4f}"),
+    **dict.fromkeys(
+        (
+            "mean",
+            "std",
+            "low",
+            "high",
+            "test_mse",
+            "val_mse",
+            "pca_mse",
+            "difference",
+            "PCA",
+            "BASELINE",
+            "best recipe",
+        ),
+        "{:.4f}",
+    ),
     **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
     **dict.fromkeys(("n_params", "macs"), "{:,.0f}"),
     **dict.fromkeys(("seconds", "code_bytes", "epochs", "train_us"), "{:.0f}"),
