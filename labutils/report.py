@@ -19,25 +19,10 @@ from labutils.data import load_dataset
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
+ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference", "PCA", "BASELINE",
+          "best recipe")  # fmt: skip
 FORMATS: dict[Any, Any] = {
-    **dict.fromkeys(
-        (
-            "mean",
-            "std",
-            "low",
-            "high",
-            "test_mse",
-            "val_mse",
-            "pca_mse",
-            "difference",
-            "PCA",
-            "BASELINE",
-            "best recipe",
-        ),
-        "{:.4f}",
-    ),
+    **dict.fromkeys(ERRORS, "{:.4f}"),
     **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
     **dict.fromkeys(("n_params", "macs"), "{:,.0f}"),
     **dict.fromkeys(("seconds", "code_bytes", "epochs", "train_us"), "{:.0f}"),
