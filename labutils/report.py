@@ -19,8 +19,7 @@ from labutils.data import load_dataset
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference", "PCA", "BASELINE",
-          "best recipe")  # fmt: skip
+ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference")
 FORMATS: dict[Any, Any] = {
     **dict.fromkeys(ERRORS, "{:.4f}"),
     **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
