@@ -5,9 +5,9 @@ import math
 import os
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -556,22 +556,23 @@ def two_threads():
     torch.set_num_threads(1)
 
 
-def slow_with(threads):
-    """The squared error, and a long pause with so many threads: what a busy neighbour does to them."""
-
-    def objective(model, x, y, progress):
-        if torch.get_num_threads() == threads:
-            time.sleep(0.05)
-        return squared_error(model, x, y)
-
-    return objective
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless told otherwise: the machine's neighbours have no say in a test."""
+    ticks = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: ticks.now))
+    return ticks
 
 
 @pytest.mark.parametrize("slow", [1, 2])
-def test_a_run_takes_the_threads_that_are_fastest(few, two_threads, slow, monkeypatch):
+def test_a_run_takes_the_threads_that_are_fastest(few, two_threads, clock, slow, monkeypatch):
+    def objective(model, x, y, progress):
+        clock.now += 0.05 if torch.get_num_threads() == slow else 0.001
+        return squared_error(model, x, y)
+
     config = replace(TINY, epochs=30, batch_size=4)  # 300 steps: enough for a trial
     model = build_model(config)
-    history = fit(model, slow_with(slow), *few, config, progress=False)
+    history = fit(model, objective, *few, config, progress=False)
     assert set(history["threads"]) == {3 - slow}
     assert torch.get_num_threads() == 2
     torch.set_num_threads(3 - slow)
@@ -579,14 +580,14 @@ def test_a_run_takes_the_threads_that_are_fastest(few, two_threads, slow, monkey
     assert_same_weights(model, train(config, few)[0])  # the trial has left no trace
 
 
-def test_a_neighbour_that_comes_later_ends_the_second_thread(few, two_threads):
+def test_a_neighbour_that_comes_later_ends_the_second_thread(few, two_threads, clock):
     config = replace(TINY, epochs=30, batch_size=4)
     calls = iter(range(1_000_000))
 
     def objective(model, x, y, progress):
         # slow with one thread while the trial (24 batches) and two epochs last, afterwards with two
-        if torch.get_num_threads() == (1 if (call := next(calls)) < 50 else 2):
-            time.sleep(0.05 if call < 50 else 0.2)
+        slow = 1 if (call := next(calls)) < 50 else 2
+        clock.now += 0.001 if torch.get_num_threads() != slow else 0.05 if call < 50 else 0.2
         return squared_error(model, x, y)
 
     history = fit(build_model(config), objective, *few, config, progress=False)
