@@ -168,6 +168,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     configs = list(configs)
     # resolved here, so that no worker has to find out again which images there are
     datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
+    datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was found instead
     configs = [_resolved(config, datasets[config.dataset]) for config in configs]
     keys = [run_key(config, datasets[config.dataset].checksum) for config in configs]
     pending = {key for key in keys if not (runs_dir() / key).exists()}

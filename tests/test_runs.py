@@ -217,6 +217,12 @@ def test_ablate_refuses_before_anything_runs(store, factor, values, seeds):
     assert not store.exists()
 
 
+def test_ablate_takes_the_digits_that_are_found_where_mnist_is_not(store, digits, monkeypatch):
+    monkeypatch.setattr(runs, "load_dataset", lambda name="mnist": digits)
+    df = ablate("latent_dim", [2, 3], base=replace(TINY, dataset="mnist"), seeds=1)
+    assert (df["dataset"] == "mnist5k").all()
+
+
 def test_ablate_shrinks_at_smoke_scale(store, monkeypatch):
     monkeypatch.setenv("LABUTILS_SCALE", "smoke")
     df = ablate("latent_dim", [2, 3, 4], base=replace(TINY, epochs=50), seeds=5)
