@@ -124,7 +124,8 @@ def _load(path: Path, key: str | None = None) -> Run:
         config = Config.from_dict(json.loads(content["config.json"]))
         if _hash(config, **manifest["made_from"]) != (key or manifest["key"]):
             raise RunError(f"{path} holds another run than its name or its manifest says")
-        model = build_model(config)
+        with ONE_AT_A_TIME:  # a new model draws its first weights, though it is about to get others
+            model = build_model(config)
         model.load_state_dict(load_safetensors(content["model.safetensors"]))
     except RunError:
         raise
