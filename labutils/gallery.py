@@ -1,18 +1,17 @@
 """What a model looks like after each epoch: pictures and checkpoints, for autoencoders and VAEs alike."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import save_file
 from torch import nn
 
 from labutils.config import Config
 from labutils.data import Dataset
 from labutils.latent import decode_codes, encode_images, interpolate, project, sample_normal
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
+from labutils.runs import weights_file
 
 
 def epoch_gallery(
@@ -35,7 +34,7 @@ def epoch_gallery(
     root = Path(folder) / data.name / config.model
     noise = sample_normal(64, config.latent_dim)
     images, labels = data.val.images[:1000], data.val.labels[:1000]
-    two, five = (images[labels == label][:1] for label in (2, 5))
+    two, five = (int((labels == label).nonzero()[0]) for label in (2, 5))
 
     def path(name: str, file: str) -> Path:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -44,20 +43,17 @@ def epoch_gallery(
     def draw(model: nn.Module, epoch: int) -> None:
         z = encode_images(model, images)
         shaped = z.mean(0) + noise @ torch.linalg.cholesky(z.T.cov() + 1e-6 * torch.eye(z.shape[1])).T
-        line = interpolate(*encode_images(model, torch.cat([two, five])))
         pictures: dict[str, Figure] = {
             "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
             "reconstructions": plot_images({"x": images[:12], "x_hat": decode_codes(model, z[:12], labels[:12])}),
-            "interpolation": plot_images({"2 → 5": decode_codes(model, line)}),
+            "interpolation": plot_images({"2 → 5": decode_codes(model, interpolate(z[two], z[five]))}),
         }
         for method in maps:
             points = {f"{method}, epoch {epoch}": project(z, method)}
             pictures[f"codes_{method}"] = plot_projections(points, labels.numpy(), class_names(data.name))
         for name, picture in pictures.items():
             picture.savefig(path(name, f"epoch_{epoch:03}.png"), dpi=90)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        metadata = {"config": json.dumps(config.to_dict())}
-        save_file(weights, path("checkpoints", f"epoch_{epoch:03}.safetensors"), metadata=metadata)
+        path("checkpoints", f"epoch_{epoch:03}.safetensors").write_bytes(weights_file(model, config))
 
     return draw

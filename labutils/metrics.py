@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutils.config import Config
+from labutils.config import VAES, Config
 from labutils.data import Dataset, Split, batches, subset, to_float
 from labutils.models import inference
-from labutils.objectives import Objective, squared_error
+from labutils.objectives import Objective, draw_code, squared_error
 from labutils.training import evaluate, private_noise
 
 
@@ -127,8 +127,7 @@ def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> d
     with inference(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), 1000):
             mu, logvar = model.posterior(x)  # type: ignore[operator]
-            z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
-            squares += float(image_mse(x, model.decode(z, y)).sum())  # type: ignore[operator]
+            squares += float(image_mse(x, model.decode(draw_code(mu, logvar), y)).sum())  # type: ignore[operator]
             mus.append(mu)
     return {
         "neg_elbo": terms["bce"] + terms["kl"],
@@ -158,7 +157,7 @@ def run_metrics(
         }
     else:
         quality = _autoencoder_quality(model, config, data, some, history)
-    if config.model.endswith("vae"):
+    if config.model in VAES:
         last = history.iloc[-1]
         quality |= {f"test_{name}": value for name, value in posterior_metrics(model, data.test, objective).items()}
         quality |= {"val_neg_elbo": float(last["val_bce"] + last["val_kl"])}

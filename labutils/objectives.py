@@ -68,13 +68,17 @@ def negative_elbo(
     if binarise:
         x = x.bernoulli()
     mu, logvar = model.posterior(x)  # type: ignore[operator]
-    z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
-    logits = model.decode_logits(z, y)  # type: ignore[operator]
+    logits = model.decode_logits(draw_code(mu, logvar), y)  # type: ignore[operator]
     bce = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
     unit_kl = kl_to_standard_normal(mu, logvar).mean(0)
     beta *= min(1.0, progress / beta_warmup) if beta_warmup else 1.0
     loss = bce + beta * unit_kl.clamp_min(free_bits).sum()
     return {"loss": loss, "bce": bce.detach(), "kl": unit_kl.detach().sum()}
+
+
+def draw_code(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """A code from N(mu, exp logvar), through which gradients reach both (Kingma and Welling 2014, section 2.4)."""
+    return mu + (0.5 * logvar).exp() * torch.randn_like(mu)
 
 
 def kl_to_standard_normal(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from labutils.data import to_float
+
 # Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
 DIGIT_COLOURS = (
     "#0072B2",
@@ -68,7 +70,7 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
 
 def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
     """images (N,1,28,28) → one picture (rows·28, columns·28), floats in [0,1], row by row, the last filled with 0."""
-    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    x = to_float(images)
     rows = -(-len(x) // columns)
     x = torch.cat([x, x.new_zeros(rows * columns - len(x), *x.shape[1:])])
     return x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
@@ -99,10 +101,11 @@ def _draw_floors(ax: Axes, floors: Mapping[str, float]) -> None:
         )
 
 
-def _plain_log(axis: Axis) -> None:
-    """Numbers, not powers of ten, on a logarithmic axis that often spans less than one."""
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "23468" else "")
+def _plain_log(axis: Axis, form: str = "g", minor: str = "23468") -> None:
+    """Numbers, not powers of ten, on a logarithmic axis that often spans less than one; `minor` are the first digits of
+    what stands between them."""
+    axis.set_major_formatter(lambda value, _: f"{value:{form}}")
+    axis.set_minor_formatter(lambda value, _: f"{value:{form}}" if f"{value:e}"[0] in minor else "")
     axis.set_tick_params(which="both", labelsize=8)
 
 
@@ -240,9 +243,7 @@ def plot_pareto(table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[s
                 ax.annotate(str(name), (row[cost], row["mean"]), xytext=(5, 4), textcoords="offset points", fontsize=7)
         ax.set(xlabel=cost, ylabel="validation mse per pixel", xscale="log", yscale="log")
         _plain_log(ax.yaxis)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in "25" else "")
-        ax.xaxis.set_tick_params(which="both", labelsize=8)
+        _plain_log(ax.xaxis, ",.0f", minor="25")
         ax.spines[["top", "right"]].set_visible(False)
     return fig
 

@@ -173,10 +173,8 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     configs = [_resolved(config, datasets[config.dataset]) for config in configs]
     keys = [run_key(config, datasets[config.dataset].checksum) for config in configs]
     pending = {key for key in keys if not (runs_dir() / key).exists()}
-    if executor is not None:
+    if executor is not None or len(pending) < 2 or any(config.device != "cpu" for config in configs):
         return _table(configs, executor, run_row)
-    if len(pending) < 2 or any(config.device != "cpu" for config in configs):
-        return _table(configs, None, run_row)
     for config, key in zip(configs, keys, strict=True):
         if key in pending and config.model != "classifier":
             floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
@@ -361,6 +359,12 @@ def config_of(row: Mapping[str, Any]) -> Config:
     return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})
 
 
+def weights_file(model: nn.Module, config: Config) -> bytes:
+    """A safetensors file with the weights and, so that a copied file says what it is, the config."""
+    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save_safetensors(weights, metadata={"config": json.dumps(config.to_dict())})
+
+
 def _store(
     path: Path, config: Config, data: Dataset, model: nn.Module, metrics: dict[str, float], history: pd.DataFrame
 ) -> None:
@@ -369,10 +373,7 @@ def _store(
         "config.json": json.dumps(config.to_dict(), indent=1).encode(),
         "history.csv": history.to_csv(index=False).encode(),
         "metrics.json": json.dumps(metrics, indent=1).encode(),
-        "model.safetensors": save_safetensors(
-            {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
-            metadata={"config": json.dumps(config.to_dict())},  # a copied file says what it is
-        ),
+        "model.safetensors": weights_file(model, config),
     }
     manifest = {
         "key": path.name,
