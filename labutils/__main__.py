@@ -65,7 +65,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         elif f.name == "filters":
             parser.add_argument(flag, type=_widths, metavar="N,N,…", help=help.replace("(", "").replace(")", ""))
         else:
-            parser.add_argument(flag, type=float if isinstance(f.default, float) else int, metavar="N", help=help)
+            kind = str if isinstance(f.default, str) else float if isinstance(f.default, float) else int
+            parser.add_argument(flag, type=kind, metavar="NAME" if kind is str else "N", help=help)
 
 
 def _widths(text: str) -> tuple[int, ...]:

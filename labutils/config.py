@@ -48,8 +48,18 @@ class Config:
     activation: str = option("relu", "non-linearity after every convolution but the last",
                              choices=("relu", "leaky_relu", "silu", "gelu", "elu", "tanh"))  # fmt: skip
     negative_slope: float = option(0.1, "slope of leaky_relu below zero", low=0, high=1)
-    dropout: float = option(0.0, "share of the code's units that a classifier's head does not see", low=0, high=0.9,
-                            models=("classifier",))  # fmt: skip
+    head: int = option(0, "units of a hidden layer between a classifier's code and its output; 0: none", low=0,
+                       high=65_536, models=("classifier",))  # fmt: skip
+    dropout: float = option(0.0, "share of the units below a classifier's output that it does not see", low=0,
+                            high=0.9, models=("classifier",))  # fmt: skip
+    shift: int = option(0, "a classifier's training images are moved at random by up to so many pixels", low=0,
+                        high=IMAGE_SIZE, models=("classifier",))  # fmt: skip
+    flip: bool = option(False, "a classifier's training images are mirrored at random", models=("classifier",))
+    label_smoothing: float = option(0.0, "share of a label that a classifier's training spreads over all classes",
+                                    low=0, high=0.9, models=("classifier",))  # fmt: skip
+    encoder: str = option("", "stored run whose encoder a classifier starts from", models=("classifier",))
+    encoder_lr: float = option(1.0, "factor of lr for a classifier's encoder; 0 freezes it", low=0, high=100,
+                               models=("classifier",))  # fmt: skip
     loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels (a "
                        "VAE's is always the latter)", choices=("mse", "bce"), models=("cae",))  # fmt: skip
     beta: float = option(1.0, "weight of a VAE's KL term; 1 is the ELBO", low=0, high=1000, models=VAES)
@@ -66,7 +76,8 @@ class Config:
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))
     beta2: float = option(0.99, "decay of the running squared gradient in adam and adamw", low=0, high=0.999999)
     weight_decay: float = option(0.0, "weight decay (decoupled in adamw, an L2 term otherwise)", low=0, high=100)
-    n_train: int | None = option(None, "train on so many images, evenly spaced; none means all", low=1, high=10_000_000,
+    n_train: int | None = option(None, "train on so many images, evenly spaced (a classifier's: drawn by the seed, as "
+                                 "many of each class); none means all", low=1, high=10_000_000,
                                  optional=True)  # fmt: skip
     seed: int = option(0, "decides initialisation, shuffling and noise, a separate stream each", low=0, high=2**31)
     device: str = option("auto", "where to compute; auto takes cuda, then mps, then cpu",
@@ -84,6 +95,11 @@ class Config:
             raise ValueError(
                 f"depth={self.depth} halves the resolution more often than filters={self.filters} has convolutions: "
                 f"depth must be between 1 and {len(self.filters)} here"
+            )
+        if self.encoder_lr == 0 and (self.shift or self.flip):
+            raise ValueError(
+                f"encoder_lr=0 freezes the encoder, which then sees every image once: shift={self.shift} and "
+                f"flip={self.flip} have no effect; leave them at 0 and False"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,6 +136,10 @@ def _validated(name: str, value: Any, default: Any, allowed: Any) -> Any:
         if value not in (False, True):
             raise ValueError(f"{name}={value!r} must be True or False")
         return bool(value)
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError(f"{name}={value!r} must be text")
+        return str(value)
     return _number(name, value, float if isinstance(default, float) else int, allowed)
 
 

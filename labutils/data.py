@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from labutils.config import IMAGE_SIZE, data_dir, environment_path, scale
+from labutils.config import IMAGE_SIZE, Config, data_dir, environment_path, scale, stream_seed
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer after which a server counts as out of reach
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -126,6 +127,30 @@ def subset(split: Split, n: int | None) -> Split:
         raise ValueError(f"n_train={n} exceeds the {len(split)} training images there are")
     index = torch.arange(n) * len(split) // n
     return Split(split.images[index], split.labels[index])
+
+
+def labelled(split: Split, n: int | None, seed: int) -> Split:
+    """`n` images of a split drawn by a seed (all for None), as many of each class as there are; 100 contain the 50.
+
+    Raises:
+        ValueError: n exceeds the number of images.
+    """
+    if n is None or n == len(split):
+        return split
+    if n > len(split):
+        raise ValueError(f"n_train={n} exceeds the {len(split)} training images there are")
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(stream_seed(seed, "labels")))
+    drawn = F.one_hot(split.labels.cpu()[order])
+    turn = (drawn.cumsum(0) * drawn).sum(1)  # 1 for the first that was drawn of its class, 2 for the second …
+    index = order[turn.argsort(stable=True)[:n]]
+    return Split(split.images[index], split.labels[index])
+
+
+def training_images(config: Config, data: "Dataset") -> Split:
+    """What a config trains on."""
+    if config.model == "classifier":
+        return labelled(data.train, config.n_train, config.seed)
+    return subset(data.train, config.n_train)
 
 
 def check_images(images: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils.config import VAES, Config
-from labutils.data import Dataset, Split, batches, subset, to_float
+from labutils.data import Dataset, Split, batches, subset, to_float, training_images
 from labutils.models import inference
 from labutils.objectives import Objective, draw_code, squared_error
 from labutils.training import evaluate, private_noise
@@ -147,14 +147,14 @@ def run_metrics(
     sooner than all. seconds and images_per_second include the validation after each epoch. They and latency_ms hold
     for the threads and the neighbours that the process had: a sweep gives a run one thread and a busy core beside it.
     """
-    train = subset(data.train, config.n_train)
+    train = training_images(config, data)
     some = subset(train, min(10_000, len(train)))
     seconds = float(history["seconds"].sum())
     if config.model == "classifier":
-        quality = {
-            f"{name}_accuracy": evaluate(model, objective, split)["accuracy"]
-            for name, split in (("test", data.test), ("val", data.val), ("train", some))
-        }
+        quality: dict[str, float] = {}
+        for name, split in (("test", data.test), ("val", data.val), ("train", some)):
+            terms = evaluate(model, objective, split)
+            quality |= {f"{name}_accuracy": terms["accuracy"], f"{name}_nll": terms["loss"]}
     else:
         quality = _autoencoder_quality(model, config, data, some, history)
     if config.model in VAES:

@@ -253,13 +253,24 @@ class VAE(nn.Module):
 
 
 class Classifier(nn.Module):
-    """An autoencoder's encoder with a linear head: (B,1,28,28) → z (B,latent_dim) → logits (B,10)."""
+    """An autoencoder's encoder with a head: (B,1,28,28) → z (B,latent_dim) → logits (B,10).
+
+    With `head` units in a hidden layer the head takes codes of any scale: it standardises them first.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
         self.encoder = conv_encoder(config, config.latent_dim)
-        self.head = nn.Sequential(activation(config), nn.Dropout(config.dropout), nn.Linear(config.latent_dim, CLASSES))
+        hidden: list[nn.Module] = []
+        if config.head:
+            hidden = [nn.BatchNorm1d(config.latent_dim, affine=False), nn.Linear(config.latent_dim, config.head)]
+        self.head = nn.Sequential(
+            *hidden,
+            activation(config),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.head or config.latent_dim, CLASSES),
+        )
         if not config.batch_norm:
             self.apply(_keep_variance)
 

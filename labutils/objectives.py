@@ -22,7 +22,7 @@ def build_objective(config: Config) -> Objective:
     if config.model == "cae":
         return {"mse": squared_error, "bce": cross_entropy}[config.loss]
     if config.model == "classifier":
-        return label_error
+        return partial(label_error, shift=config.shift, flip=config.flip, label_smoothing=config.label_smoothing)
     return partial(negative_elbo, beta=config.beta, beta_warmup=config.beta_warmup, free_bits=config.free_bits,
                    binarise=config.binarise)  # fmt: skip
 
@@ -86,7 +86,38 @@ def kl_to_standard_normal(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tenso
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
-def label_error(model: nn.Module, x: torch.Tensor, y: torch.Tensor, progress: float = 1.0) -> dict[str, torch.Tensor]:
-    """x (B,1,28,28) in [0,1], labels y (B,) → loss, the cross-entropy of a label in nats, and accuracy in [0,1]."""
+def label_error(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    progress: float = 1.0,
+    *,
+    shift: int = 0,
+    flip: bool = False,
+    label_smoothing: float = 0.0,
+) -> dict[str, torch.Tensor]:
+    """x (B,1,28,28) in [0,1], labels y (B,) → loss, the cross-entropy of a label in nats, and accuracy in [0,1].
+
+    Args:
+        shift, flip: while training, each image is moved by up to so many pixels each way, and mirrored, at random.
+        label_smoothing: while training, the share of each label that is spread evenly over all classes (Szegedy et al.
+            2016, section 7).
+    """
+    if model.training and (shift or flip):
+        x = moved(x, shift, flip)
     logits = model(x)
-    return {"loss": F.cross_entropy(logits, y), "accuracy": (logits.detach().argmax(1) == y).float().mean()}
+    loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing if model.training else 0.0)
+    return {"loss": loss, "accuracy": (logits.detach().argmax(1) == y).float().mean()}
+
+
+def moved(x: torch.Tensor, shift: int, flip: bool = False) -> torch.Tensor:
+    """x (B,1,H,W) → the same images, each moved by up to `shift` pixels down and across at random, over zeros; with
+    `flip` every other one, on average, is mirrored first."""
+    n, _, height, width = x.shape
+    down, across = torch.randint(0, 2 * shift + 1, (2, n, 1), device=x.device)
+    rows = down + torch.arange(height, device=x.device)
+    columns = torch.arange(width, device=x.device).expand(n, width)
+    if flip:
+        columns = torch.where(torch.rand(n, 1, device=x.device) < 0.5, columns.flip(1), columns)
+    index = torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], (across + columns)[:, None, :]
+    return F.pad(x[:, 0], [shift] * 4)[index][:, None]

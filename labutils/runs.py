@@ -34,13 +34,14 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config, runs_dir, scale
-from labutils.data import Dataset, load_dataset, subset
+from labutils.data import Dataset, load_dataset, training_images
 from labutils.metrics import floors, known_floors, run_metrics
 from labutils.models import build_model
 from labutils.objectives import build_objective
 from labutils.training import fit, resolve_device, resolve_precision
+from labutils.transfer import encoder_layers, fit_head, start_from
 
-DECIDES_THE_RESULT = ("config", "data", "models", "objectives", "training", "metrics")
+DECIDES_THE_RESULT = ("config", "data", "models", "objectives", "training", "transfer", "metrics")
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 
@@ -95,9 +96,11 @@ def run(
             warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=2)
     with ONE_AT_A_TIME:
         model = build_model(config)
-        train = subset(data.train, config.n_train)
-        objective = build_objective(config)
-        history = fit(
+        if config.encoder:
+            start_from(model, config, _encoder_file(config.encoder))  # type: ignore[arg-type]
+        fit_it: Callable[..., pd.DataFrame] = fit_head if config.encoder_lr == 0 else fit
+        objective, train = build_objective(config), training_images(config, data)
+        history = fit_it(
             model, objective, train, data.val, config, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch
         )  # fmt: skip
         metrics = run_metrics(model, config, data, history, objective)
@@ -133,6 +136,37 @@ def _load(path: Path, key: str | None = None) -> Run:
         raise _unreadable(path, error) from error
     history = pd.read_csv(io.BytesIO(content["history.csv"]))
     return Run(config, model.eval(), json.loads(content["metrics.json"]), history, path)
+
+
+def keep_encoder(file: str | Path) -> str:
+    """Copy a weights file into the run store, for `Config.encoder`; the name it has there, a hash of its content.
+
+    Raises:
+        ValueError: this is no weights file with an encoder that a classifier can have.
+    """
+    encoder_layers(Path(file))
+    content = Path(file).read_bytes()
+    name = hashlib.sha256(content).hexdigest()[:16]
+    kept = runs_dir() / "encoders" / f"{name}.safetensors"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_name(f".writing-{os.urandom(4).hex()}")
+        _write(scratch, content)
+        scratch.replace(kept)
+    return name
+
+
+def _encoder_file(name: str) -> Path:
+    """The weights that `Config.encoder` names, a stored run's or a kept file's, verified."""
+    if (runs_dir() / name / "MANIFEST.json").exists():
+        _verified(runs_dir() / name, ("model.safetensors",))
+        return runs_dir() / name / "model.safetensors"
+    file = runs_dir() / "encoders" / f"{name}.safetensors"
+    if not file.exists():
+        raise RunError(f"encoder={name!r} is no stored run: train it first, its name is `run(config).path.name`")
+    if hashlib.sha256(file.read_bytes()).hexdigest()[:16] != name:
+        raise RunError(f"{file} is not the file that was stored: delete it, and name the checkpoint again")
+    return file
 
 
 def _verified(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:

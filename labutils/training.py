@@ -83,7 +83,7 @@ def fit(
 
     Args:
         objective: (model, x, y, progress) → dict of batch means; "loss" is minimised, all are logged.
-        train, val: images as uint8, or as floats in [0,1].
+        train, val: images as uint8, or as floats in [0,1]; of a model that takes codes, those (N,d).
         progress: show a bar with losses and remaining time.
         tensorboard: a folder for TensorBoard event files.
         each_epoch: called with the model and the number of the epoch after each.
@@ -97,8 +97,9 @@ def fit(
         TrainingInterrupted: Ctrl-C; `.history` has the finished epochs.
         ValueError: images are not (N,1,28,28) within [0,1], or the device or precision is not to be had.
     """
-    check_images(train.images)
-    check_images(val.images)
+    for split in (train, val):
+        if split.images.ndim != 2:  # codes of a frozen encoder
+            check_images(split.images)
     device = resolve_device(config.device)
     bfloat16 = resolve_precision(config.precision, device) == "bfloat16"
     model.to(device)
@@ -271,8 +272,8 @@ class Muon(torch.optim.Optimizer):
     own Muon takes matrices only and one at a time, which here costs three times as much: a seventh of a training step.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.9})
+    def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
+        super().__init__(groups, {"weight_decay": weight_decay, "momentum": 0.9})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -318,12 +319,21 @@ def _optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]
     """Usually one. Muon leaves vectors and the layers at both ends to AdamW, as its authors advise."""
     parameters, decay = list(model.parameters()), config.weight_decay
     if config.optimizer == "sgd":
-        return [torch.optim.SGD(parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=decay)]
+        return [torch.optim.SGD(_groups(model, parameters, config), momentum=0.9, nesterov=True, weight_decay=decay)]
     inner = [p for p in parameters if p.ndim > 1][1:-1] if config.optimizer == "muon" else []
     outer = [p for p in parameters if all(p is not q for q in inner)]
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    adam = kind(outer, config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
-    return [adam, Muon(inner, config.lr, decay)] if inner else [adam]
+    adam = kind(_groups(model, outer, config), betas=(0.9, config.beta2), weight_decay=decay, fused=True)
+    return [adam, Muon(_groups(model, inner, config), decay)] if inner else [adam]
+
+
+def _groups(model: nn.Module, parameters: list[nn.Parameter], config: Config) -> list[dict[str, Any]]:
+    """The parameters with their learning rates: a classifier's encoder has one of its own."""
+    encoder = [q for name, q in model.named_parameters() if name.startswith("encoder.") and config.encoder_lr != 1]
+    own = [p for p in parameters if any(p is q for q in encoder)]
+    others = [p for p in parameters if all(p is not q for q in own)]
+    rates = ((others, config.lr), (own, config.lr * config.encoder_lr))
+    return [{"params": group, "lr": lr} for group, lr in rates if group]
 
 
 def _lr_factor(schedule: str, step: int, steps: int) -> float:

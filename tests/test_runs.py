@@ -89,7 +89,7 @@ def test_a_classifier_is_stored_with_its_accuracies(store):
     config = replace(TINY, model="classifier", batch_norm=True, latent_dim=16, epochs=3, n_train=1000)
     r = run(config, progress=False)
     accuracies = {"test_accuracy", "val_accuracy", "train_accuracy"}
-    assert set(r.metrics) == accuracies | COSTS
+    assert set(r.metrics) == accuracies | {"test_nll", "val_nll", "train_nll"} | COSTS
     assert all(0.3 < r.metrics[name] <= 1 for name in accuracies)
     assert r.metrics["val_accuracy"] == pytest.approx(r.history["val_accuracy"].iloc[-1])
 

@@ -107,7 +107,7 @@ def test_cross_entropy_is_finite_where_a_sigmoid_saturates():
 def test_the_config_names_the_objective():
     assert build_objective(Config(loss="mse")) is squared_error
     assert build_objective(Config(loss="bce")) is cross_entropy
-    assert build_objective(Config(model="classifier")) is label_error
+    assert build_objective(Config(model="classifier")).func is label_error
     options = {"beta": 4.0, "beta_warmup": 0.5, "free_bits": 0.1, "binarise": True}
     assert build_objective(Config(model="conv_vae", **options)).keywords == options
 
@@ -307,7 +307,7 @@ def test_muon_moves_kernels_as_torchs_muon_moves_matrices(digits):
 def test_muons_weight_decay_shrinks_what_has_no_gradient():
     p = nn.Parameter(torch.ones(3, 4))
     p.grad = torch.zeros(3, 4)
-    training.Muon([p], lr=0.1, weight_decay=0.5).step()
+    training.Muon([{"params": [p], "lr": 0.1}], weight_decay=0.5).step()
     torch.testing.assert_close(p.detach(), torch.full((3, 4), 0.95))
 
 
