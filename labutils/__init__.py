@@ -5,6 +5,7 @@ data        load_dataset: images found, checked, batched   timing   models timed
 models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, sample
 objectives  batch losses: (model, x, y, …) -> dict         plots    plot_*: arrays in, Figure out
 training    fit: the one loop; evaluate                    gallery  pictures of every epoch
+transfer    another model's encoder under a classifier
 metrics     what every run measures: quality, floors, cost report   the series executed, published, its page
 evaluation  codes and samples judged: probe, NLL, Fréchet  __main__ the command line
 runs        run, ablate, sweep, stored_runs; the store
@@ -14,13 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labutils.config import BASELINE, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
+    from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
     from labutils.data import load_dataset
     from labutils.runs import ablate, load_run, run, stored_runs, sweep
     from labutils.stats import compare, summarize
 
 __all__ = [
     "BASELINE",
+    "CLASSIFIER",
     "COMPACT",
     "CONV_VAE",
     "MLP_VAE",

@@ -1,4 +1,4 @@
-"""The command line: `python -m labutils train | run | publish | doctor`."""
+"""The command line: `python -m labutils train | classify | run | publish | doctor`."""
 
 import argparse
 import math
@@ -8,16 +8,31 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from labutils.config import BASELINE, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config, data_dir, outputs_dir
+from labutils.config import (
+    BASELINE,
+    CLASSIFIER,
+    COMPACT,
+    CONV_VAE,
+    MLP_VAE,
+    MODELS,
+    TRADEOFF,
+    Config,
+    data_dir,
+    outputs_dir,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from labutils.runs import Run
 
-BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE}
+BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE,
+         "classifier": CLASSIFIER}  # fmt: skip
+MODES = ("scratch", "frozen", "finetune")
+HEAD = 128  # units between another model's code and the ten outputs
+FINETUNE = 0.3  # a trained encoder is moved with a smaller learning rate than a fresh head
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,17 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m labutils", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a model, or show the stored run of the same settings")
-    _add_config(train)
-    train.add_argument("--save-plots", action="store_true", help="write training curves and reconstructions as PNG")
-    train.add_argument(
-        "--plot-dir", type=Path, default=Path("outputs/local/plots"), metavar="DIR", help="where to (%(default)s)"
-    )
-    train.add_argument(
-        "--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as one safetensors file"
-    )
-    train.add_argument("--tensorboard", type=Path, metavar="DIR", help="log every epoch for TensorBoard")
+    _add_config(train, MODELS, "baseline")
     train.add_argument("--gallery", type=Path, metavar="DIR", help="pictures and a checkpoint of every epoch")
     train.set_defaults(function=_train)
+    classify = commands.add_parser("classify", help="train a classifier from scratch or on another model's encoder")
+    _add_config(classify, ("classifier",), "classifier")
+    classify.add_argument(
+        "--mode", choices=MODES, default="scratch", help="what becomes of the encoder's weights (%(default)s)"
+    )
+    classify.add_argument(
+        "--encoder-checkpoint", type=Path, metavar="FILE", help="a file of --checkpoint-path, whose encoder to take"
+    )
+    classify.set_defaults(function=_classify, gallery=None)
     series = commands.add_parser("run", help="execute the notebooks headless; ends with a table and a page to open")
     series.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01_baseline; none means all")
     series.set_defaults(function=_run)
@@ -53,10 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    """One flag for each Config field; those not given keep the value of --base."""
-    parser.add_argument("--base", choices=BASES, default="baseline", help="the config to start from (%(default)s)")
+def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: str) -> None:
+    """A flag for each Config field that one of the models has; those not given keep the value of --base. And what to
+    write besides the run."""
+    bases = [name for name, config in BASES.items() if config.model in models]
+    parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
     for f in fields(Config):
+        if not set(models) & set(f.metadata["models"]) or f.name == "encoder" or (f.name, len(models)) == ("model", 1):
+            continue
         flag, help = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} ({f.default})".replace("%", "%%")
         if isinstance(f.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
@@ -65,25 +85,54 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         elif f.name == "filters":
             parser.add_argument(flag, type=_widths, metavar="N,N,…", help=help.replace("(", "").replace(")", ""))
         else:
-            kind = str if isinstance(f.default, str) else float if isinstance(f.default, float) else int
-            parser.add_argument(flag, type=kind, metavar="NAME" if kind is str else "N", help=help)
+            parser.add_argument(flag, type=float if isinstance(f.default, float) else int, metavar="N", help=help)
+    parser.add_argument("--save-plots", action="store_true", help="write training curves and results as PNG")
+    parser.add_argument(
+        "--plot-dir", type=Path, default=Path("outputs/local/plots"), metavar="DIR", help="where to (%(default)s)"
+    )
+    parser.add_argument(
+        "--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as one safetensors file"
+    )
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="log every epoch for TensorBoard")
 
 
 def _widths(text: str) -> tuple[int, ...]:
     return tuple(int(width) for width in text.split(","))
 
 
-def _config(options: argparse.Namespace) -> Config:
-    given = {f.name: getattr(options, f.name) for f in fields(Config)}
-    return replace(BASES[options.base], **{name: value for name, value in given.items() if value is not None})
+def _config(options: argparse.Namespace, **defaults: Any) -> Config:
+    """--base, changed by `defaults`, changed by the flags that were given."""
+    given = {f.name: getattr(options, f.name, None) for f in fields(Config)}
+    return replace(
+        BASES[options.base], **defaults | {name: value for name, value in given.items() if value is not None}
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
+    return _train_and_write(_config(options), options)
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from labutils.runs import keep_encoder
+    from labutils.transfer import encoder_layers
+
+    file, own_lr = options.encoder_checkpoint, options.encoder_lr
+    if (file is None) != (options.mode == "scratch"):
+        raise ValueError(f"--mode {options.mode} {'needs' if file is None else 'takes no'} --encoder-checkpoint")
+    if file is None:
+        return _train_and_write(_config(options), options)
+    options.encoder_lr = {"frozen": 0.0, "finetune": FINETUNE if own_lr is None else own_lr}[options.mode]
+    if own_lr not in (None, options.encoder_lr):
+        raise ValueError(f"--mode frozen means encoder_lr=0, not {own_lr}: leave --encoder-lr out")
+    config = _config(options, **encoder_layers(file), head=HEAD, encoder=keep_encoder(file))
+    return _train_and_write(config, options)
+
+
+def _train_and_write(config: Config, options: argparse.Namespace) -> int:
     from labutils.data import load_dataset
     from labutils.gallery import epoch_gallery
     from labutils.runs import run
 
-    config = _config(options)
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
     r = run(config, tensorboard=options.tensorboard, each_epoch=draw)
     for name, value in r.metrics.items():
@@ -103,18 +152,22 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _figures(r: "Run") -> dict[str, "Figure"]:
-    """Training curves, and for whatever reconstructs a row of reconstructions."""
+    """Training curves; a classifier's confusions, a row of reconstructions for whatever reconstructs."""
     from labutils.data import load_dataset
+    from labutils.evaluation import confidence
     from labutils.latent import reconstruct
-    from labutils.plots import plot_history, plot_images
+    from labutils.plots import class_names, plot_confusion, plot_history, plot_images
 
     if "val_mse" not in r.history:
         figures = {"history": plot_history({r.config.model: r.history}, {}, metric="loss")}
     else:
         lines = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
         figures = {"history": plot_history({r.config.model: r.history}, lines)}
-    if r.config.model != "classifier":
-        test = load_dataset(r.config.dataset).test
+    test = load_dataset(r.config.dataset).test
+    if r.config.model == "classifier":
+        said, _ = confidence(r.model, test.images)
+        figures["confusion"] = plot_confusion(test.labels.numpy(), said, class_names(r.config.dataset))
+    else:
         x, y = test.images[:12], test.labels[:12]
         figures["reconstructions"] = plot_images({"x": x, "x_hat": reconstruct(r.model, x, y)})
     return figures

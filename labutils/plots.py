@@ -278,6 +278,54 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
     return fig
 
 
+def plot_confusion(labels: np.ndarray, said: np.ndarray, names: Sequence[str]) -> Figure:
+    """How often each class (row) was taken for each other (column); the diagonal, right answers, is left white.
+
+    Args:
+        labels, said: (N,) true and predicted classes.
+    """
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(counts, (labels, said), 1)
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
+    fig, axes = figure(0.46 * len(names) + 1, 0.42 * len(names) + 0.8)
+    ax: Axes = axes[0, 0]
+    ax.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            ax.annotate(f"{count:,}", (column, row), ha="center", va="center", fontsize=7,
+                        color="#999999" if row == column else "#000000")  # fmt: skip
+    turned = 45 if max(map(len, names)) > 2 else 0
+    ax.set_xticks(range(len(names)), names, rotation=turned)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="predicted", ylabel="label")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return fig
+
+
+def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndarray], groups: int = 10) -> Figure:
+    """Is a classifier right as often as it is sure? Mean accuracy, with its standard error, against mean confidence in
+    `groups` groups of as many images, the least sure first; below the diagonal it promises too much.
+
+    Args:
+        right, sure: classifier → (N,) whether each answer was right, and how sure it was in [0,1].
+    """
+    fig, axes = figure(5.2, 4.2)
+    ax: Axes = axes[0, 0]
+    for i, name in enumerate(right):
+        parts = np.array_split(np.argsort(sure[name]), groups)
+        x = np.array([sure[name][part].mean() for part in parts])
+        y = np.array([right[name][part].mean() for part in parts])
+        error = np.array([right[name][part].std() / len(part) ** 0.5 for part in parts])
+        ax.errorbar(x, y, error, fmt="o-", ms=4, capsize=2, color=DIGIT_COLOURS[i], label=name)
+    start = min(ax.get_xlim()[0], ax.get_ylim()[0])
+    ax.plot([start, 1], [start, 1], color="#555555", linestyle=":", linewidth=1)
+    ax.set(xlabel="confidence", ylabel="accuracy")
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
 def plot_projections(projections: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
     """Scatter plots side by side, one for each (N,2) projection, coloured by class."""
     fig, axes = figure(4 * len(projections), 4.4, 1, len(projections))

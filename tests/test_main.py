@@ -29,7 +29,7 @@ def test_other_models_train_and_draw_as_well(model, tmp_path, capsys):
     extra = ["--save-plots", "--plot-dir", str(tmp_path / "plots")]
     assert main(["train", *SMALL, "--model", model, *extra]) == 0
     assert {"conv_vae": "test_neg_elbo", "classifier": "test_accuracy"}[model] in capsys.readouterr().out
-    pictures = {"history.png"} | ({"reconstructions.png"} if model == "conv_vae" else set())
+    pictures = {"history.png", {"conv_vae": "reconstructions.png", "classifier": "confusion.png"}[model]}
     assert {p.name for p in (tmp_path / "plots").iterdir()} == pictures
 
 
@@ -115,3 +115,34 @@ def test_the_module_runs_as_a_program():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "01_baseline" in done.stderr
+
+
+def test_classify_takes_an_encoder_from_a_checkpoint(tmp_path, capsys):
+    checkpoint, plots = tmp_path / "ae.safetensors", tmp_path / "plots"
+    assert main(["train", *SMALL, "--batch-norm", "--checkpoint-path", str(checkpoint)]) == 0
+    few = ["--dataset", "mnist5k", "--epochs", "1", "--n-train", "200", "--device", "cpu"]
+    for mode in ("frozen", "finetune"):
+        extra = ["--save-plots", "--plot-dir", str(plots)]
+        assert main(["classify", *few, "--mode", mode, "--encoder-checkpoint", str(checkpoint), *extra]) == 0
+        assert "test_accuracy" in capsys.readouterr().out
+    assert sorted(p.name for p in plots.iterdir()) == ["confusion.png", "history.png"]
+    encoder = ["--encoder-checkpoint", str(checkpoint)]
+    for wrong, message in (
+        ([*few, "--mode", "frozen", *encoder, "--latent-dim", "16"], "latent_dim is 3 there, 16 here"),
+        ([*few, "--mode", "frozen", *encoder, "--encoder-lr", "0.5"], "leave --encoder-lr out"),
+        ([*few, "--mode", "frozen"], "--mode frozen needs --encoder-checkpoint"),
+        ([*few, *encoder], "--mode scratch takes no --encoder-checkpoint"),
+        ([*few, "--mode", "finetune", "--encoder-checkpoint", str(tmp_path / "gone")], "gone is no weights file"),
+    ):
+        assert main(["classify", *wrong]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+
+
+def test_classify_from_scratch_changes_any_field(capsys):
+    assert main(["classify", *SMALL, "--mode", "scratch", "--dropout", "0.2", "--no-batch-norm", "--shift", "1"]) == 0
+    assert "test_accuracy" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["classify", "--beta", "2"])
+    assert "unrecognized arguments: --beta" in capsys.readouterr().err
