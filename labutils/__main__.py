@@ -39,11 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run it; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m labutils", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="train a model, or show the stored run of the same settings")
+    train = commands.add_parser(
+        "train", allow_abbrev=False, help="train a model, or show the stored run of the same settings"
+    )
     _add_config(train, MODELS, "baseline")
     train.add_argument("--gallery", type=Path, metavar="DIR", help="pictures and a checkpoint of every epoch")
     train.set_defaults(function=_train)
-    classify = commands.add_parser("classify", help="train a classifier from scratch or on another model's encoder")
+    classify = commands.add_parser(
+        "classify", allow_abbrev=False, help="train a classifier from scratch or on another model's encoder"
+    )
     _add_config(classify, ("classifier",), "classifier")
     classify.add_argument(
         "--mode", choices=MODES, default="scratch", help="what becomes of the encoder's weights (%(default)s)"
@@ -75,7 +79,9 @@ def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: st
     bases = [name for name, config in BASES.items() if config.model in models]
     parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
     for f in fields(Config):
-        if not set(models) & set(f.metadata["models"]) or f.name == "encoder" or (f.name, len(models)) == ("model", 1):
+        if not set(models) & set(f.metadata["models"]) or (
+            models == ("classifier",) and f.name in ("model", "encoder")
+        ):
             continue
         flag, help = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} ({f.default})".replace("%", "%%")
         if isinstance(f.default, bool):
@@ -85,7 +91,8 @@ def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: st
         elif f.name == "filters":
             parser.add_argument(flag, type=_widths, metavar="N,N,…", help=help.replace("(", "").replace(")", ""))
         else:
-            parser.add_argument(flag, type=float if isinstance(f.default, float) else int, metavar="N", help=help)
+            kind = str if isinstance(f.default, str) else float if isinstance(f.default, float) else int
+            parser.add_argument(flag, type=kind, metavar="NAME" if kind is str else "N", help=help)
     parser.add_argument("--save-plots", action="store_true", help="write training curves and results as PNG")
     parser.add_argument(
         "--plot-dir", type=Path, default=Path("outputs/local/plots"), metavar="DIR", help="where to (%(default)s)"
