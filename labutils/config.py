@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -137,8 +138,8 @@ def _validated(name: str, value: Any, default: Any, allowed: Any) -> Any:
             raise ValueError(f"{name}={value!r} must be True or False")
         return bool(value)
     if isinstance(default, str):
-        if not isinstance(value, str):
-            raise ValueError(f"{name}={value!r} must be text")
+        if not isinstance(value, str) or not re.fullmatch("([0-9a-f]{16})?", value):
+            raise ValueError(f"{name}={value!r} must be the name of a stored run, 16 hexadecimal digits, or empty")
         return str(value)
     return _number(name, value, float if isinstance(default, float) else int, allowed)
 
