@@ -26,7 +26,7 @@ from labutils.config import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from labutils.runs import Run
+    from labutils.store import Run
 
 BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE,
          "classifier": CLASSIFIER}  # fmt: skip
@@ -120,7 +120,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from labutils.runs import keep_encoder
+    from labutils.store import keep_encoder
     from labutils.transfer import encoder_layers
 
     file, own_lr = options.encoder_checkpoint, options.encoder_lr
