@@ -221,7 +221,12 @@ def plot_effects(
     return fig
 
 
-def plot_pareto(table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = ()) -> Figure:
+def plot_pareto(
+    table: pd.DataFrame,
+    costs: Sequence[str],
+    highlight: Sequence[str] = (),
+    ylabel: str = "validation mse per pixel",
+) -> Figure:
     """Error (column mean, with low … high) against each cost, a panel each; the front is drawn as steps.
 
     Args:
@@ -241,7 +246,7 @@ def plot_pareto(table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[s
             ax.errorbar(row[cost], row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
             if name in front.index or name in highlight:
                 ax.annotate(str(name), (row[cost], row["mean"]), xytext=(5, 4), textcoords="offset points", fontsize=7)
-        ax.set(xlabel=cost, ylabel="validation mse per pixel", xscale="log", yscale="log")
+        ax.set(xlabel=cost, ylabel=ylabel, xscale="log", yscale="log")
         _plain_log(ax.yaxis)
         _plain_log(ax.xaxis, ",.0f", minor="25")
         ax.spines[["top", "right"]].set_visible(False)

@@ -84,13 +84,32 @@ def run_series(names: Sequence[str] = ()) -> int:
     paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     dataset = load_dataset().name
     folder = local_dir(dataset)
-    print(f"{len(paths)} notebooks on {dataset} at {scale().name} scale; results go to {folder}")
-    rows = [_execute(path, folder) for path in paths]
+    print(f"{len(paths)} notebook{'s' * (len(paths) > 1)} on {dataset} at {scale().name} scale; results go to {folder}")
+    rows: list[dict[str, Any]] = []
+    for i, path in enumerate(paths):
+        print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows)}")
+        rows.append(_execute(path, folder))
     page = _write_page(folder, dataset, rows)
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
     print("\n" + table.to_string(index=False, max_colwidth=100, justify="left"))
     print(f"\nOpen {page.as_uri()}")
     return sum(row["failed"] for row in rows)
+
+
+def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Minutes left, from what the published notebooks took, at the pace of those that have been executed."""
+    known = {path.stem: _summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
+    done = {row["notebook"]: row["minutes"] for row in rows if known[row["notebook"]]}
+    if not done or not all(known.values()):
+        return ""
+    pace = sum(done.values()) / sum(known[name] for name in done)
+    left = pace * sum(known[path.stem] for path in paths[len(rows) :])
+    return f", about {max(1, round(left))} minutes to the end"
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    file = folder / "summary.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def publish(root: Path = ROOT) -> list[str]:
@@ -112,12 +131,13 @@ def publish(root: Path = ROOT) -> list[str]:
         shutil.copy(source / "notebooks" / f"{stem}.ipynb", root / "notebooks")
     rows = []
     for path in sorted((root / "outputs").glob("[0-9]*/summary.json")):
-        summary, stem = json.loads(path.read_text(encoding="utf-8")), path.parent.name
-        rows.append(f"| [{stem}](notebooks/{stem}.ipynb) | {summary['question']} | {summary['answer']} |")
-    readme = root / "README.md"
-    before, table = readme.read_text(encoding="utf-8").split("|---|---|---|\n", 1)
+        summary, stem = _summary(path.parent), path.parent.name
+        cells = f"[{stem}](notebooks/{stem}.ipynb)", summary["question"], summary["answer"], summary.get("minutes", "")
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    readme, rule = root / "README.md", "|---|---|---|--:|\n"
+    before, table = readme.read_text(encoding="utf-8").split(rule, 1)
     after = table[table.index("\n\n") :]
-    readme.write_text(before + "|---|---|---|\n" + "\n".join(rows) + after, encoding="utf-8")
+    readme.write_text(before + rule + "\n".join(rows) + after, encoding="utf-8")
     return stems
 
 
@@ -178,9 +198,10 @@ def _execute(path: Path, folder: Path) -> dict[str, Any]:
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
     _write_html(notebook, target.with_suffix(".html"))
-    summary = {"question": "", "answer": failure, "figures": []}
+    summary: dict[str, Any] = {"question": "", "answer": failure, "figures": []}
     if summary_file.exists() and not failure:
-        summary = json.loads(summary_file.read_text(encoding="utf-8"))
+        summary = _summary(summary_file.parent) | {"minutes": minutes}
+        summary_file.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
     return {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
 
 

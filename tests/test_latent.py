@@ -166,9 +166,26 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
         plots.plot_pareto(effects.assign(**{"macs": [1, 2], "on front: macs": [True, False]}), ["macs"], [True]),
         plots.plot_effects(effects, floors={"PCA": 4.0}),
         plots.plot_error_by_class({"a": np.ones(100)}, np.arange(100) % 10, names),
+        plots.plot_confusion(labels, np.roll(labels, 1), names),
+        plots.plot_reliability({"a": labels > 3}, {"a": np.linspace(0.1, 1, 20)}, groups=3),
         plots.plot_projections({"PCA": np.random.default_rng(0).normal(size=(20, 2))}, labels, names),
     ]
     assert len(figures) == len([name for name in dir(plots) if name.startswith("plot_")]), "every one of them"
     for figure in figures:
         figure.canvas.draw()
     assert plots.plt.get_fignums() == []
+
+
+def test_confusions_are_counted_by_label_and_answer():
+    figure = plots.plot_confusion(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), "abc")
+    ax = figure.axes[0]
+    texts = {tuple(int(v) for v in text.xy): text.get_text() for text in ax.texts}
+    assert texts == {(0, 0): "1", (1, 0): "1", (1, 1): "1", (1, 2): "1"}  # (answer, label)
+    assert ax.get_ylabel() == "label"
+    assert np.trace(ax.images[0].get_array()) == 0
+
+
+def test_reliability_groups_the_least_sure_first():
+    sure, right = np.array([0.9, 0.6, 0.8, 0.5]), np.array([True, False, True, True])
+    line = plots.plot_reliability({"a": right}, {"a": sure}, groups=2).axes[0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[0.55, 0.5], [0.85, 1.0]])

@@ -79,6 +79,19 @@ def test_a_stopped_series_stops(tmp_path, how, request):
     assert not list((tmp_path / "out").rglob("01_never*"))
 
 
+def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    paths = [tmp_path / f"{name}.ipynb" for name in ("01_a", "02_b", "03_c")]
+    for path, minutes in zip(paths, (2.0, 3.0, 5.0), strict=True):
+        (tmp_path / "outputs" / path.stem).mkdir(parents=True)
+        (tmp_path / "outputs" / path.stem / "summary.json").write_text(json.dumps({"minutes": minutes}))
+    assert report._remaining(paths, []) == ""
+    done = [{"notebook": "01_a", "minutes": 1.0}]  # on a machine that is twice as fast
+    assert report._remaining(paths, done) == ", about 4 minutes to the end"
+    (tmp_path / "outputs" / "03_c" / "summary.json").write_text("{}")
+    assert report._remaining(paths, done) == ""
+
+
 def test_an_unknown_notebook_is_refused_before_anything_runs(series):
     with pytest.raises(ValueError, match="there are 00_ok, 01_bad"):
         run_series(["00_ok", "02_none"])
@@ -97,11 +110,12 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(tmp_path):
     with pytest.raises(FileNotFoundError, match="labutils run"):
         publish(tmp_path)
     (tmp_path / "notebooks").mkdir()
-    head = "# lab\n\n| notebook | question | answer |\n|---|---|---|\n"
-    (tmp_path / "README.md").write_text(f"{head}| [01_a](notebooks/01_a.ipynb) | Old? | Old. |\n\nMore.\n")
+    head = "# lab\n\n| notebook | question | answer | minutes |\n|---|---|---|--:|\n"
+    (tmp_path / "README.md").write_text(f"{head}| [01_a](notebooks/01_a.ipynb) | Old? | Old. | 7 |\n\nMore.\n")
     for folder, stem, answer in ((published, "01_a", "old"), (published, "02_b", "two"), (results, "01_a", "new")):
         (folder / stem).mkdir(parents=True)
-        (folder / stem / "summary.json").write_text(json.dumps({"question": f"{stem}?", "answer": answer}))
+        summary = {"question": f"{stem}?", "answer": answer} | ({"minutes": 1.5} if answer == "new" else {})
+        (folder / stem / "summary.json").write_text(json.dumps(summary))
     (published / "01_a" / "dropped.png").touch()
     (results / "notebooks").mkdir()
     (results / "notebooks" / "01_a.ipynb").write_text("executed")
@@ -109,5 +123,5 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(tmp_path):
     assert publish(tmp_path) == ["01_a"]
     assert [path.name for path in (published / "01_a").iterdir()] == ["summary.json"]
     assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["01_a.ipynb"]
-    rows = "| [01_a](notebooks/01_a.ipynb) | 01_a? | new |\n| [02_b](notebooks/02_b.ipynb) | 02_b? | two |\n"
+    rows = "| [01_a](notebooks/01_a.ipynb) | 01_a? | new | 1.5 |\n| [02_b](notebooks/02_b.ipynb) | 02_b? | two |  |\n"
     assert (tmp_path / "README.md").read_text() == f"{head}{rows}\nMore.\n"
