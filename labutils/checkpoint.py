@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Checkpoint:
             epoch = len(training.rows)
             warnings.warn(f"epoch {epoch} left no checkpoint ({error}): an interruption would cost it", stacklevel=3)
         finally:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):
+                scratch.unlink()
 
     def restore(self, training: Training) -> int | None:
         """Put the kept state into a training that has not begun; the number of threads that its next epoch had. None,

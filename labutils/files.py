@@ -34,9 +34,10 @@ def read(path: Path, limit: int) -> bytes:
         ValueError: it is no regular file, or longer.
     """
     with _open(path) as file:
-        if os.fstat(file.fileno()).st_size > limit:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
             raise ValueError(f"{path.name} is longer than {limit:,} bytes")
-        return file.read(limit)
+        return file.read(size)  # read(limit) would take memory for the limit
 
 
 def _open(path: Path) -> BinaryIO:
