@@ -64,8 +64,9 @@ def _elsewhere(tasks: Collection[Task], executor: Executor) -> Generator[Row]:
         for future in _as_done(futures):
             yield _row_of(futures[future], future.result)
     finally:
-        for future in futures:  # Ctrl-C: what has not begun need not
-            future.cancel()
+        for future in futures:
+            if not future.done():  # Ctrl-C: what has not begun need not
+                future.cancel()
 
 
 def _as_done(futures: Collection[Future]) -> Iterator[Future]:
