@@ -11,7 +11,8 @@ import pandas as pd
 def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Where runs have failed (column error, see `sweep`): a warning, and NaN for what they should have measured, so
     that each setting keeps its row and n counts the runs that count."""
-    failed = df["error"].fillna("") != "" if "error" in df else pd.Series(False, index=df.index)
+    # in a table read back from CSV "" is NaN
+    failed = df["error"].notna() & (df["error"] != "") if "error" in df else pd.Series(False, index=df.index)
     if failed.any():
         warnings.warn(f"{failed.sum()} of {len(df)} runs failed and are left out, see column error", stacklevel=3)
         df = df.assign(**{metric: df[metric].where(~failed) if metric in df else np.nan})
