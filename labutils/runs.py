@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,5 +104,6 @@ def _run(
             checkpoint.remove()  # it would lead there again
         raise
     write_run(key, config, data, model, metrics, history)
-    remove(abandoned())  # this run's checkpoint, too
+    with suppress(OSError):  # the result is safe; what cannot be tidied now is tidied later
+        remove(abandoned())  # this run's checkpoint, too
     return read_run(path, key)

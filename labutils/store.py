@@ -37,6 +37,7 @@ LIMITS = {"MANIFEST.json": 2**20, "config.json": 2**20, "metrics.json": 2**20, "
           "model.safetensors": WEIGHTS_LIMIT}  # bytes  # fmt: skip
 # What JSON, CSV and safetensors that are not ours can raise
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 MANIFEST = {"key", "made_from", "files", "versions", "scale", "platform"}
 
 
@@ -81,13 +82,20 @@ def read_run(path: Path, key: str | None = None) -> Run:
 
 
 def find_run(key: str) -> Run | None:
-    """The stored run of a key; None where there is none. A damaged one is set aside, with a warning."""
+    """The stored run of a key; None where there is none. A damaged one is set aside, with a warning.
+
+    Raises:
+        RunError: it cannot be read (the disk, the permissions, too many open files), which says nothing about it; or it
+            is damaged and cannot be set aside.
+    """
     path = runs_dir() / key
     if not os.path.lexists(path):
         return None
     try:
         return read_run(path, key)
     except RunError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, GONE):
+            raise
         aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
         try:
             path.rename(aside)
@@ -182,7 +190,8 @@ def write_run(
     }
     manifest["sha256"] = _json_sum(manifest)
     path = runs_dir() / key
-    scratch = Path(tempfile.mkdtemp(dir=unfinished_dir(), prefix="writing-"))
+    scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
+    scratch.mkdir()  # not by tempfile, whose folders nobody else may read
     try:
         for name, value in (*content.items(), ("MANIFEST.json", json.dumps(manifest, indent=1).encode())):
             write(scratch / name, value)
