@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict, a key for every field."""
-        return {**asdict(self), "filters": list(self.filters)}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"filters": list(self.filters)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":

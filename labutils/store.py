@@ -70,7 +70,8 @@ def load_run(path: str | Path) -> Run:
 
 def read_run(path: Path, key: str | None = None) -> Run:
     """`load_run`, where `key` says which run it has to be."""
-    manifest, content = _verified(path, ("history.csv", "metrics.json"), key)
+    manifest = read_manifest(path)
+    content = _values(path, manifest, ("history.csv", "metrics.json"), key or manifest["key"])
     file = path / "model.safetensors"
     try:
         config, model = read_model(file, manifest["files"]["model.safetensors"]["sha256"])
@@ -143,16 +144,15 @@ def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
     return content
 
 
-def _verified(path: Path, names: Sequence[str], key: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's manifest, and what its config and the named files say."""
-    manifest = read_manifest(path)
+def _values(path: Path, manifest: Mapping[str, Any], names: Sequence[str], key: str) -> dict[str, Any]:
+    """What a run's config and the named files say, once it is clear that it is the run of that key."""
     try:
         values = {name: _parsed(name, read_content(path, manifest, name)) for name in ("config.json", *names)}
-        if hash_of(values["config.json"], **manifest["made_from"]) != (key or manifest["key"]):
+        if hash_of(values["config.json"], **manifest["made_from"]) != key:
             raise ValueError("it holds another run than its name or its manifest says")
     except UNREADABLE as error:
         raise _no_run(path, error) from error
-    return manifest, values
+    return values
 
 
 def _no_run(path: Path, error: Exception) -> RunError:
@@ -275,7 +275,11 @@ def stored_row(path: Path) -> dict[str, Any]:
     Raises:
         RunError: one of them is not as it was stored.
     """
-    manifest, values = _verified(path, ("metrics.json",), path.name)
+    return _row(path, read_manifest(path))
+
+
+def _row(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    values = _values(path, manifest, ("metrics.json",), path.name)
     return {
         **_plain(values["config.json"]),
         **values["metrics.json"],
@@ -303,8 +307,9 @@ def stored_runs() -> pd.DataFrame:
     rows = []
     for path in run_folders():
         with suppress(RunError):
-            if of_today(read_manifest(path)["made_from"]):
-                rows.append(stored_row(path))
+            manifest = read_manifest(path)
+            if of_today(manifest["made_from"]):
+                rows.append(_row(path, manifest))
     return pd.DataFrame(rows)
 
 

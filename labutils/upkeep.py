@@ -81,14 +81,15 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     for field, text in wanted.items():
         if field not in table:
             raise ValueError(f"{field!r} is no field of Config, and none of name, state, bytes, days, note")
-        table = table[[_as_text(value) == _as_text(text) for value in table[field]]]
+        table = table[table[field].map(_as_text).eq(_as_text(text))]
     return table
 
 
 def _as_text(value: Any) -> str:
     """8, 8.0 and "8" alike; (4, 4), [4, 4] and "4,4" as well."""
-    with suppress(TypeError, ValueError):
-        return repr(float(value))
+    if not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            return repr(float(value))
     return str(value).strip("()[]").replace(" ", "").lower()
 
 

@@ -79,3 +79,15 @@ def seconds_of(process):
     begin = time.monotonic()
     process.join()
     return time.monotonic() - begin
+
+
+LETHAL = 13
+
+
+def run_row_or_die(surroundings, floors, task):
+    """`workers._run_row_in_worker`, where a config with the lethal seed takes the process along."""
+    from labutils.workers import _run_row_in_worker
+
+    if task.config.seed == LETHAL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _run_row_in_worker(surroundings, floors, task)

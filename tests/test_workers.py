@@ -1,14 +1,16 @@
 """A sweep in any executor: what fails is a row, what dies is done elsewhere, what kills everyone is left alone."""
 
-import signal
+import os
 import threading
 import time
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import pandas as pd
 import psutil
 import pytest
+from processes import LETHAL, context, run_row_or_die
 
 from labutils import BASELINE, load_run, run, stored_runs, sweep, workers
 from labutils.runs import run_row
@@ -16,7 +18,6 @@ from labutils.store import RunError
 from labutils.workers import Task, rows
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
-LETHAL = 13
 
 
 @pytest.fixture
@@ -116,45 +117,85 @@ def test_a_worker_with_other_images_or_other_code_refuses(store):
     assert stored_runs().empty
 
 
-def kill_one_at_work(store, of):
-    """Wait until a process below this one trains, then kill it as the kernel does when memory runs out."""
-    deadline = time.monotonic() + 60
-    while not list(store.glob("unfinished/*.safetensors")):
-        assert time.monotonic() < deadline
+# --- real processes ---------------------------------------------------------------------------------------------------
+
+
+def at_work():
+    """The processes below this one that can be training: those without children, but for Python's own helpers."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            helper = ("tracker", "forkserver") if process.ppid() == os.getpid() else ("tracker",)
+            if not process.children() and not any(name in " ".join(process.cmdline()) for name in helper):
+                found.append(process)
+    return found
+
+
+def kill(store, how_many, killed):
+    """Once a run is on its way, kill who does most, or everyone, as the kernel does when memory runs out."""
+    deadline = time.monotonic() + 120
+    while not list(store.glob("unfinished/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    at_work = [p for p in psutil.Process().children(recursive=True) if of(p)]
-    max(at_work, key=lambda p: sum(p.cpu_times()[:2])).send_signal(signal.SIGKILL)
+    for process in sorted(at_work(), key=lambda p: -sum(p.cpu_times()[:2]))[:how_many]:
+        process.kill()
+        killed.append(process.pid)
 
 
-def is_dask_worker(process):
-    try:
-        return "multiprocessing.spawn" in " ".join(process.cmdline()) and process.memory_info().rss > 2e8
-    except psutil.Error:
-        return False
-
-
-@pytest.fixture
-def dask_client():
+@contextmanager
+def dask():
     distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    import dask
+
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         distributed.Client(cluster) as client,
     ):
-        yield client
+        yield client.get_executor()
+
+
+EXECUTORS = {
+    "default": nullcontext,
+    "processes": lambda: ProcessPoolExecutor(2, mp_context=context),
+    "dask": dask,
+}
+
+
+def lose(executor, loss, store):
+    """A sweep of four runs whose workers are lost; its table."""
+    configs = [replace(TINY, n_train=1000, epochs=8, seed=seed) for seed in range(3)]
+    configs += [replace(TINY, seed=LETHAL if loss == "a lethal run" else 3)]
+    how_many, killed = {"one": 1, "all": 99}.get(loss, 0), []
+    killer = threading.Thread(target=kill, args=(store, how_many, killed))
+    with EXECUTORS[executor]() as pool:
+        killer.start()
+        table = sweep(configs, pool)
+        killer.join()
+    assert len(killed) >= min(how_many, 2)
+    whole = table[table["seed"] != LETHAL]
+    assert (whole["error"] == "").all()
+    assert [load_run(name).metrics["test_mse"] for name in whole["run"]] == whole["test_mse"].tolist()
+    assert len(stored_runs()) == len(whole)
+    return table
 
 
 # what distributed leaves behind when its workers die is its own affair
 @pytest.mark.filterwarnings("ignore")
-def test_a_dask_worker_is_killed_and_its_run_is_done_elsewhere(store, dask_client, counted):
-    configs = [replace(TINY, n_train=1000, epochs=8, seed=seed) for seed in range(3)]
-    killer = threading.Thread(target=kill_one_at_work, args=(store, is_dask_worker))
-    killer.start()
-    table = sweep(configs, dask_client.get_executor())
-    killer.join()
-    assert (table["error"] == "").all()
-    alone = run(configs[0], progress=False)
-    assert alone.path.name == table["run"][0]
-    assert all(
-        load_run(name).metrics["test_mse"] == mse for name, mse in zip(table["run"], table["test_mse"], strict=True)
-    )
-    counted("1 Dask worker of 2 killed under a sweep of 3 runs: 3 rows, 0 lost")
+def test_a_dask_worker_is_killed_and_its_run_is_done_elsewhere(store, counted):
+    table = lose("dask", "one", store)
+    again = run(replace(TINY, n_train=1000, epochs=8), progress=False)
+    assert again.path.name == table["run"][0]
+    counted("1 Dask worker of 2 killed under a sweep: 4 of 4 rows")
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("loss", ["one", "all", "a lethal run"])
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_lost_workers_lose_no_other_run(store, monkeypatch, counted, executor, loss):
+    monkeypatch.setattr(workers, "_run_row_in_worker", run_row_or_die)
+    table = lose(executor, loss, store)
+    failed = table[table["error"] != ""]
+    assert failed["seed"].tolist() == ([LETHAL] if loss == "a lethal run" else [])
+    counted(f"workers of executor {executor} lost ({loss}): {len(table) - len(failed)} of {len(table)} rows, "
+            f"{len(failed)} failed as it must")  # fmt: skip
