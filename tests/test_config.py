@@ -21,7 +21,8 @@ BAD = [
     ("filters", ()), ("filters", (32, 0, 64)), ("filters", (32, 1.5)), ("filters", (32, True)), ("filters", (32, "8")),
     ("filters", 32), ("filters", "323264"), ("filters", None), ("filters", (4097,)),
     ("residual", 2), ("hidden", 0), ("dropout", 1.0), ("beta", -1), ("beta_warmup", 1.5),
-    ("free_bits", -0.1), ("binarise", "no"),
+    ("free_bits", -0.1), ("binarise", "no"), ("head", -1), ("shift", -1), ("flip", 2), ("label_smoothing", 1),
+    ("encoder", "../../etc"), ("encoder", "0123"), ("encoder", None), ("encoder_lr", -1),
     ("depth", 0), ("depth", 4), ("depth", 5), ("depth", 1.5), ("latent_dim", -1), ("latent_dim", 0),
     ("latent_dim", "32"), ("latent_dim", True), ("latent_dim", np.True_), ("latent_dim", np.inf), ("latent_dim", 4097),
     ("batch_norm", "False"), ("batch_norm", 2), ("batch_norm", None), ("negative_slope", -0.1), ("negative_slope", 1.1),
@@ -45,7 +46,7 @@ def test_a_field_that_a_model_does_not_have_is_refused(model):
     assert foreign
     for name in foreign:
         other = {"filters": (8, 8, 8), "loss": "bce"}.get(name, 1 if name != "depth" else 2)
-        other = 0.5 if isinstance(OPTIONS[name].default, float) else other
+        other = 0.5 if isinstance(OPTIONS[name].default, float) else "ab" * 8 if name == "encoder" else other
         with pytest.raises(ValueError, match=rf"^{name}=.* means nothing to model='{model}'"):
             Config(model=model, **{name: other})
 
@@ -105,12 +106,16 @@ def configs(draw: st.DrawFn) -> Config:
             values[name] = draw(st.integers(low, min(high, len(values["filters"]))))
         elif isinstance(f.default, bool):
             values[name] = draw(st.booleans())
+        elif name == "encoder":
+            values[name] = draw(st.just("") | st.text("0123456789abcdef", min_size=16, max_size=16))
         elif isinstance(f.default, float):
             above = f.metadata["above"]
             values[name] = draw(st.floats(max(low, above), high, exclude_min=above >= low))
         else:
             number = st.integers(low, high)
             values[name] = draw(st.none() | number if f.metadata["optional"] else number)
+    if values["encoder_lr"] == 0:  # a frozen encoder sees every image once
+        values |= {"shift": 0, "flip": False}
     return Config(**values)
 
 

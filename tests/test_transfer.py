@@ -119,8 +119,8 @@ def test_a_checkpoint_file_serves_like_the_run_it_came_from(autoencoder, tmp_pat
 
 
 def test_an_encoder_that_is_not_stored_is_named():
-    with pytest.raises(RunError, match="encoder='0123' is no stored run"):
-        run(replace(CLASSIFIER, encoder="0123"), progress=False)
+    with pytest.raises(RunError, match="encoder='0123456789abcdef' is no stored run"):
+        run(replace(CLASSIFIER, encoder="0123456789abcdef"), progress=False)
 
 
 def test_a_stored_classifier_needs_its_encoders_run_no_more(autoencoder):
