@@ -63,7 +63,7 @@ def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bo
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
     if errors := [row["error"] for row in found.values() if row["error"]]:
-        warnings.warn(f"{len(errors)} of {len(found)} runs failed, see column error: {errors[0]}", stacklevel=3)
+        warnings.warn(f"{len(errors)} of {len(found)} runs failed, see column error: {errors[0][:300]}", stacklevel=3)
     return pd.DataFrame([found[task.key] for task in tasks])
 
 
