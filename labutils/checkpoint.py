@@ -89,8 +89,9 @@ class Checkpoint:
         return about["threads"]
 
     def remove(self) -> None:
-        """The training is over."""
-        self.file.unlink(missing_ok=True)
+        """The training is over; where this fails `upkeep.tidy` comes later."""
+        with suppress(OSError):
+            self.file.unlink()
 
 
 def _optimizer_state(

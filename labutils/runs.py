@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from labutils.store import (
 )
 from labutils.training import TrainingDiverged, fit
 from labutils.transfer import fit_head, start_from
-from labutils.upkeep import abandoned, remove
+from labutils.upkeep import tidy
 
 
 def run(
@@ -54,7 +53,9 @@ def run(
     data = load_dataset(config.dataset)
     config = resolved(config, data)
     key = run_key(config, data.checksum)
-    return _run(config, data, key, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch)
+    found = _run(config, data, key, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch)
+    tidy()
+    return found
 
 
 def run_row(config: Config, key: str) -> dict[str, Any]:
@@ -100,10 +101,10 @@ def _run(
         if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
             raise TrainingDiverged(f"{wrong[0]} is {metrics[wrong[0]]} after {config.epochs} epochs: try a smaller lr")
     except TrainingDiverged:
-        if checkpoint:
-            checkpoint.remove()  # it would lead there again
+        if checkpoint:  # it would lead there again
+            checkpoint.remove()
         raise
     write_run(key, config, data, model, metrics, history)
-    with suppress(OSError):  # the result is safe; what cannot be tidied now is tidied later
-        remove(abandoned())  # this run's checkpoint, too
+    if checkpoint:
+        checkpoint.remove()
     return read_run(path, key)

@@ -15,6 +15,7 @@ from labutils.config import BASELINE, Config, runs_dir, scale
 from labutils.data import load_dataset
 from labutils.keys import resolved, run_key
 from labutils.metrics import floors
+from labutils.upkeep import tidy
 from labutils.workers import Task, rows
 
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
@@ -35,6 +36,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     Raises:
         DataError, ValueError: images or a device that are not to be had; nothing has run then.
     """
+    tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
     # resolved here, so that no worker has to find out again which images there are
     configs = list(configs)
     datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}

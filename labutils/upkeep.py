@@ -104,6 +104,12 @@ def abandoned() -> list[Path]:
     return found
 
 
+def tidy() -> None:
+    """Remove what is abandoned; what cannot be removed now is removed another time."""
+    with suppress(OSError):
+        remove(abandoned())
+
+
 def remove(paths: Iterable[Path]) -> None:
     """Delete files and folders of the store, each out of sight first: nobody reads half a run."""
     for path in paths:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and permissi
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=3, n_train=200, device="cpu")
 LONG = replace(TINY, batch_norm=True, optimizer="muon", n_train=1000, epochs=15)
-EVENTS = 13  # of saving in a run of three epochs: 2 for each checkpoint, 5 files and the name of the run, 1 to tidy
+EVENTS = 12  # of saving in a run of three epochs: 2 for each checkpoint, 5 files and the name of the run
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_no_half_run(store, digits, monk
             except OSError as error:
                 said = [error]
             said += [warning.message for warning in caught]
-        assert event == EVENTS - 1 or "No space left on device" in str(said[0])  # all was stored by the last one
+        assert "No space left on device" in str(said[0])
         assert whole_runs() <= {whole.path.name}
         assert_equal(run(TINY, progress=False), whole)
         assert {path.name for path in store.iterdir()} == {whole.path.name, "unfinished"}
