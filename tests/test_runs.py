@@ -14,7 +14,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from test_config import configs
 
 from labutils import BASELINE, Config, ablate, keys, load_run, run, runs, stored_runs, summarize, sweep, sweeps
 from labutils.keys import _code, run_key
@@ -140,11 +143,23 @@ def test_comments_and_docstrings_are_not_code_and_numbers_are():
     assert "# not a comment" in _code('x = "# not a comment"\n')
 
 
-def test_the_key_is_the_same_in_another_process_with_another_hash_seed():
-    script = f"from labutils.runs import run_key; from labutils import Config; print(run_key({TINY!r}, 'data'))"
+KEYS = """
+import json, sys
+from labutils import Config
+from labutils.keys import run_key
+print(*(run_key(Config.from_dict(values), "data") for values in json.load(sys.stdin)))
+"""
+
+
+@settings(max_examples=1)
+@given(st.lists(configs(), min_size=50, max_size=50))
+def test_keys_are_the_same_in_another_process_with_another_hash_seed(some):
+    # and in other versions of Python: a key is the SHA-256 sum of sorted JSON, whose numbers are their shortest text
     env = {**os.environ, "PYTHONHASHSEED": "7"}
-    out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
-    assert out.strip() == run_key(TINY, "data")
+    text = json.dumps([config.to_dict() for config in some])
+    out = subprocess.run([sys.executable, "-c", KEYS], input=text, env=env, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [run_key(config, "data") for config in some]
+    assert len({*out.stdout.split()}) == len({*some})
 
 
 def damage(kind, path):
