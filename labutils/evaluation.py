@@ -38,7 +38,7 @@ def unit_kl(model: nn.Module, split: Split) -> np.ndarray:
 
 
 def importance_nll(
-    model: nn.Module, split: Split, k: int = 200, *, binarise: bool = False, seed: int = 0, at_once: int = 10_000
+    model: nn.Module, split: Split, k: int = 200, *, binarise: bool = False, seed: int = 0, at_once: int = 500
 ) -> np.ndarray:
     """(N,) −log p(x) of each image in nats, estimated with k codes from q(z|x) (Burda et al. 2016, eq. 8).
 
@@ -49,7 +49,7 @@ def importance_nll(
     Args:
         binarise: draw each pixel as 0 or 1 first. Only then is −log p(x) that of a distribution over images; grey ones
             give the cross-entropy's continuation, good for comparing, and no likelihood.
-        at_once: how many codes to decode together, k or more.
+        at_once: how many codes to decode together, at least k; more are slower: they leave the caches.
     """
     parts = []
     with inference(model) as device, private_noise(seed, "importance", device):

@@ -78,6 +78,7 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
         ValueError: an unknown method.
     """
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     if method not in SAMPLERS:
         raise ValueError(f"method={method!r} must be one of {', '.join(SAMPLERS)}")
@@ -91,7 +92,8 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
             components, reg_covar=1e-4, max_iter=50, init_params="k-means++", random_state=seed + i
         )
         size = n // len(groups) + (i < n % len(groups))
-        parts.append(torch.from_numpy(mixture.fit(group.numpy()).sample(size)[0]).float())
+        with threadpool_limits(1):  # matrices this small gain nothing from threads, which wait beside a busy process
+            parts.append(torch.from_numpy(mixture.fit(group.numpy()).sample(size)[0]).float())
     # a mixture hands its samples out component by component
     return torch.cat(parts)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
 
