@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test lint lab publish lock
+.PHONY: run test soak lint lab publish lock
 
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
@@ -12,6 +12,9 @@ test: lint               ## everything that is checked; the notebooks at smoke s
 	$(BIN)/python -m pytest
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	    LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs $(BIN)/python -m pytest --nbmake notebooks
+
+soak: $(READY)           ## what must not be lost: processes killed, raced and starved, for some minutes
+	$(BIN)/python -m pytest -m soak
 
 lint: $(READY)
 	$(BIN)/ruff check

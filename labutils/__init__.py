@@ -5,10 +5,13 @@ data        load_dataset: images found, checked, batched   timing   models timed
 models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, sample
 objectives  batch losses: (model, x, y, …) -> dict         plots    plot_*: arrays in, Figure out
 training    fit: the one loop; evaluate                    gallery  pictures of every epoch
-transfer    another model's encoder under a classifier
-metrics     what every run measures: quality, floors, cost report   the series executed, published, its page
-evaluation  codes and samples judged: probe, NLL, Fréchet  __main__ the command line
-runs        run, ablate, sweep, stored_runs; the store
+transfer    another model's encoder under a classifier     report   the series executed, published, its page
+metrics     what every run measures: quality, floors, cost __main__ the command line
+evaluation  codes and samples judged: probe, NLL, Fréchet
+runs        run: trained once, then read from the store    keys     the name of a run: a hash of all that decides it
+sweeps      sweep, ablate: tables of runs                  files    files with a checksum inside, nothing unpickled
+workers     where a sweep's runs are made                  checkpoint  what an interrupted training goes on from
+store       stored runs: written whole, verified when read upkeep   what of the store is of no use any more
 """
 
 from importlib import import_module
@@ -17,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
     from labutils.data import load_dataset
-    from labutils.runs import ablate, load_run, run, stored_runs, sweep
+    from labutils.runs import run
     from labutils.stats import compare, summarize
+    from labutils.store import load_run, stored_runs
+    from labutils.sweeps import ablate, sweep
 
 __all__ = [
     "BASELINE",
@@ -41,7 +46,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The names above, imported when first used: `import labutils` costs nothing, `doctor` starts without torch."""
-    for module in ("config", "data", "runs", "stats") if name in __all__ else ():
+    for module in ("config", "data", "runs", "store", "sweeps", "stats") if name in __all__ else ():
         if hasattr(found := import_module(f"labutils.{module}"), name):
             return getattr(found, name)
     raise AttributeError(f"module 'labutils' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: `python -m labutils train | classify | run | publish | doctor`."""
+"""The command line: `python -m labutils train | classify | run | publish | runs | doctor`."""
 
 import argparse
 import math
@@ -26,7 +26,7 @@ from labutils.config import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from labutils.runs import Run
+    from labutils.store import Run
 
 BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE,
          "classifier": CLASSIFIER}  # fmt: skip
@@ -61,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series.set_defaults(function=_run)
     publish = commands.add_parser("publish", help="replace the published results by those of a full run on MNIST")
     publish.set_defaults(function=_publish)
+    store = commands.add_parser("runs", help="list the stored runs, verify them, and prune what is of no use")
+    store.add_argument("wanted", nargs="*", metavar="FIELD=VALUE", help="only what has it: latent_dim=8 state=damaged")
+    store.add_argument("--verify", action="store_true", help="read every byte, the weights too")
+    store.add_argument(
+        "--prune", action="store_true", help="name what is damaged, abandoned or made by other code; with --yes delete"
+    )
+    store.add_argument("--yes", action="store_true", help="with --prune: delete it")
+    store.set_defaults(function=_runs)
     commands.add_parser("doctor", help="check this machine: each line OK, or the remedy").set_defaults(function=_doctor)
     options = parser.parse_args(arguments)
     try:
@@ -120,7 +128,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from labutils.runs import keep_encoder
+    from labutils.store import keep_encoder
     from labutils.transfer import encoder_layers
 
     file, own_lr = options.encoder_checkpoint, options.encoder_lr
@@ -291,6 +299,27 @@ def _check_folder(folder: Path) -> str:
     if free < 1:
         raise RuntimeError(f"only {free:.1f} GiB are free under {folder}: make room")
     return f"{folder} is writable, {math.floor(free)} GiB free"
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from labutils.config import runs_dir
+    from labutils.upkeep import USELESS, remove, select, survey
+
+    if bad := [text for text in options.wanted if "=" not in text]:
+        raise ValueError(f"{bad[0]!r} must be FIELD=VALUE, such as latent_dim=8")
+    table = select(survey(verify=options.verify), dict(text.split("=", 1) for text in options.wanted))
+    if options.prune:
+        table = table[table["state"].isin(USELESS)]
+    if len(table):
+        # of a config what tells one run from another
+        differ = [name for name in table.columns[5:] if table[name].astype(str).nunique() > 1]
+        shown = table[["name", "state", "bytes", "days", *differ, "note"]]
+        print(shown.to_string(index=False, na_rep="", float_format="{:.3g}".format, max_colwidth=100))
+    size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
+    if options.prune and options.yes:
+        remove(runs_dir() / name for name in table["name"])
+    print(size + (": deleted" if options.yes else ": --prune --yes deletes them") * options.prune)
+    return int(not options.prune and (table["state"] == "damaged").any())
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ import math
 import os
 import re
 import tempfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = 28
+MOST_LAYERS = 64  # a file could claim a million
 
 
 VAES = ("mlp_vae", "conv_vae", "conditional_vae")
@@ -105,7 +106,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict, a key for every field."""
-        return {**asdict(self), "filters": list(self.filters)}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"filters": list(self.filters)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
@@ -126,6 +127,8 @@ def _validated(name: str, value: Any, default: Any, allowed: Any) -> Any:
     if name == "filters":
         if not isinstance(value, (tuple, list)) or not value:
             raise ValueError(f"filters={value!r} must be a sequence of widths such as (32, 32, 64)")
+        if len(value) > MOST_LAYERS:
+            raise ValueError(f"filters={value[:3]!r}… has {len(value)} widths: it must have at most {MOST_LAYERS}")
         return tuple(_number(name, width, int, allowed) for width in value)
     if value is None and allowed["optional"]:
         return None

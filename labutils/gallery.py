@@ -9,9 +9,9 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import Dataset
+from labutils.files import weights_file
 from labutils.latent import decode_codes, encode_images, interpolate, project, sample_normal
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
-from labutils.runs import weights_file
 
 
 def epoch_gallery(

@@ -22,7 +22,12 @@ def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500
     Returns:
         mse per pixel; bce, the cross-entropy of an image in nats (summed over pixels); psnr in dB (per image, then
         averaged); ssim.
+
+    Raises:
+        ValueError: the split is empty.
     """
+    if not len(split):
+        raise ValueError("an empty split has no averages")
     sums = torch.zeros(4, dtype=torch.float64)
     with inference(model) as device:
         for x, y in batches(split.to(device), batch_size):
@@ -67,7 +72,8 @@ def pca_errors(train: Split, test: Split) -> np.ndarray:
     """
     from sklearn.decomposition import PCA  # only here: importing labutils stays quick
 
-    pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
+    with np.errstate(invalid="ignore"):  # images that are all alike have shares of no variance, which we do not use
+        pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
     centred = to_float(test.images).flatten(1).numpy() - pca.mean_
     components = pca.components_[: len(train) - 1]  # n images span n - 1 directions around their mean
     energy = np.square(centred @ components.T).mean(0, dtype=np.float64)

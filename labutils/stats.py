@@ -1,5 +1,6 @@
 """Statistics of tables of runs: intervals, paired comparisons, floors and costs side by side."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,13 +8,25 @@ import numpy as np
 import pandas as pd
 
 
+def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Where runs have failed (column error, see `sweep`): a warning, and NaN for what they should have measured, so
+    that each setting keeps its row and n counts the runs that count."""
+    # in a table read back from CSV "" is NaN
+    failed = df["error"].notna() & (df["error"] != "") if "error" in df else pd.Series(False, index=df.index)
+    if failed.any():
+        warnings.warn(f"{failed.sum()} of {len(df)} runs failed and are left out, see column error", stacklevel=3)
+        df = df.assign(**{metric: df[metric].where(~failed) if metric in df else np.nan})
+    return df
+
+
 def summarize(df: pd.DataFrame, by: str | Sequence[str], metric: str = "test_mse") -> pd.DataFrame:
     """Mean, standard deviation, 95 % t-interval of the mean, and n of a metric for each value of a column (or columns).
 
-    With one run the interval is NaN: one run says nothing about the next.
+    With one run the interval is NaN: one run says nothing about the next. Failed runs are left out, with a warning.
     """
     from scipy import stats
 
+    df = _without_failed(df, metric)
     by = by if isinstance(by, str) else list(by)
     table = (
         df.groupby(by, sort=False, dropna=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
@@ -34,7 +47,7 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
         A row a value: difference (value - baseline), its 95 % t-interval low … high, corrected for the number of
         comparisons (Bonferroni), the same as percent_low … percent … percent_high of the baseline's mean, n pairs, and
         verdict: "better" or "worse" where the interval excludes zero, else "not resolved at n = …". Lower is better for
-        errors and costs, higher for psnr, ssim, accuracies and images_per_second.
+        errors and costs, higher for psnr, ssim, accuracies and images_per_second. A failed run's seed is left out.
 
     Raises:
         ValueError: the baseline is not in the table, or a value was run twice with one seed.
@@ -43,7 +56,7 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
 
     if isinstance(baseline, (tuple, list)):
         baseline = str(tuple(baseline))  # as tables hold filters
-    wide = df.pivot(index="seed", columns=factor, values=metric)
+    wide = _without_failed(df, metric).pivot(index="seed", columns=factor, values=metric)
     by_seed = {value: wide.iloc[:, i] for i, value in enumerate(wide.columns)}  # a list of booleans would be a mask
     values = list(dict.fromkeys(df[factor]))
     baseline = values[0] if baseline is None else baseline
@@ -75,6 +88,7 @@ def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     Columns mean, low, high, n; percent (of the baseline's mean) with percent_low and percent_high, verdict; n_params,
     macs, code_bytes. (Times of runs that had different neighbours do not compare: see timing.time_models.)
     """
+    df = _without_failed(df, metric).drop(columns="error", errors="ignore")  # said once is enough
     table = summarize(df, factor, metric).drop(columns="std")
     paired = ["percent", "percent_low", "percent_high", "verdict"]
     table = table.join(compare(df, factor, metric, baseline)[paired])
@@ -83,7 +97,8 @@ def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
 
 
 def pareto(table: pd.DataFrame, cost: str, quality: str = "mean") -> pd.Series:
-    """True where no other row is at most as costly and at most as wrong, and better in one of the two.
+    """True where no other row is at most as costly and at most as wrong, and better in one of the two; False where
+    one of the two was not measured.
 
     Args:
         cost, quality: columns in which less is better.
@@ -91,4 +106,4 @@ def pareto(table: pd.DataFrame, cost: str, quality: str = "mean") -> pd.Series:
     a = table[[cost, quality]].to_numpy(dtype=float)
     no_worse = np.all(a[None] <= a[:, None], axis=2)
     better = np.any(a[None] < a[:, None], axis=2)
-    return pd.Series(~np.any(no_worse & better, axis=1), index=table.index)
+    return pd.Series(~np.any(no_worse & better, axis=1) & np.isfinite(a).all(1), index=table.index)

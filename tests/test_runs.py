@@ -14,10 +14,14 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from test_config import configs
 
-from labutils import BASELINE, Config, ablate, load_run, run, runs, summarize, sweep
-from labutils.runs import FILES, RunError, _code, run_key
+from labutils import BASELINE, Config, ablate, keys, load_run, run, runs, stored_runs, summarize, sweep, sweeps
+from labutils.keys import _code, run_key
+from labutils.store import FILES, RunError
 from labutils.training import TrainingDiverged
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
@@ -118,6 +122,7 @@ def test_every_field_changes_the_key(field):
         "optimizer": "sgd", "beta2": 0.9, "weight_decay": 0.1, "n_train": 100, "seed": 1, "device": "cuda",
         "precision": "bfloat16", "model": "conv_vae", "residual": True, "hidden": 4, "dropout": 0.5, "beta": 2.0,
         "beta_warmup": 0.5, "free_bits": 1.0, "binarise": True,
+        "head": 8, "shift": 1, "flip": True, "label_smoothing": 0.1, "encoder": "0" * 16, "encoder_lr": 0.5,
     }  # fmt: skip
     model = "cae" if field == "model" else Config.__dataclass_fields__[field].metadata["models"][0]
     base = Config(model=model)
@@ -127,7 +132,7 @@ def test_every_field_changes_the_key(field):
 def test_other_images_or_other_code_change_the_key(monkeypatch):
     key = run_key(TINY, "data")
     assert run_key(TINY, "other data") != key
-    monkeypatch.setattr(runs, "code_hash", lambda: "other code")
+    monkeypatch.setattr(keys, "code_hash", lambda: "other code")
     assert run_key(TINY, "data") != key
 
 
@@ -138,11 +143,23 @@ def test_comments_and_docstrings_are_not_code_and_numbers_are():
     assert "# not a comment" in _code('x = "# not a comment"\n')
 
 
-def test_the_key_is_the_same_in_another_process_with_another_hash_seed():
-    script = f"from labutils.runs import run_key; from labutils import Config; print(run_key({TINY!r}, 'data'))"
+KEYS = """
+import json, sys
+from labutils import Config
+from labutils.keys import run_key
+print(*(run_key(Config.from_dict(values), "data") for values in json.load(sys.stdin)))
+"""
+
+
+@settings(max_examples=1)
+@given(st.lists(configs(), min_size=50, max_size=50))
+def test_keys_are_the_same_in_another_process_with_another_hash_seed(some):
+    # and in other versions of Python: a key is the SHA-256 sum of sorted JSON, whose numbers are their shortest text
     env = {**os.environ, "PYTHONHASHSEED": "7"}
-    out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
-    assert out.strip() == run_key(TINY, "data")
+    text = json.dumps([config.to_dict() for config in some])
+    out = subprocess.run([sys.executable, "-c", KEYS], input=text, env=env, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [run_key(config, "data") for config in some]
+    assert len({*out.stdout.split()}) == len({*some})
 
 
 def damage(kind, path):
@@ -185,7 +202,7 @@ def test_a_failed_run_leaves_nothing_behind(store, monkeypatch):
     monkeypatch.setattr(runs, "build_objective", lambda config: lambda m, x, y, _: {"loss": m(x).sum() * torch.nan})
     with pytest.raises(TrainingDiverged, match="learning rate"):
         run(TINY, progress=False)
-    assert not store.exists() or list(store.iterdir()) == []
+    assert [path.name for path in store.rglob("*")] == ["unfinished"]
 
 
 def test_ablate_changes_one_field_and_pairs_the_seeds(store):
@@ -218,7 +235,7 @@ def test_ablate_refuses_before_anything_runs(store, factor, values, seeds):
 
 
 def test_ablate_takes_the_digits_that_are_found_where_mnist_is_not(store, digits, monkeypatch):
-    monkeypatch.setattr(runs, "load_dataset", lambda name="mnist": digits)
+    monkeypatch.setattr(sweeps, "load_dataset", lambda name="mnist": digits)
     df = ablate("latent_dim", [2, 3], base=replace(TINY, dataset="mnist"), seeds=1)
     assert (df["dataset"] == "mnist5k").all()
 
@@ -238,25 +255,25 @@ def test_a_row_of_a_published_table_is_run_again_bit_by_bit(store, tmp_path, mon
     table = pd.read_csv(tmp_path / "results.csv")
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "elsewhere"))
     for _, row in table.iterrows():
-        again = run(runs.config_of(row), progress=False)
+        again = run(sweeps.config_of(row), progress=False)
         assert again.metrics["test_mse"] == pytest.approx(row["test_mse"], rel=1e-12)
         assert again.path.name == row["run"]
 
 
 def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
-    assert runs.stored_runs().empty
+    assert stored_runs().empty
     df = ablate("latent_dim", [2, 3], base=TINY, seeds=2)
-    board = runs.stored_runs()
+    board = stored_runs()
     pd.testing.assert_frame_equal(board, df.sort_values("run", ignore_index=True))
     assert summarize(board, by=["latent_dim", "n_train"])["n"].tolist() == [2, 2]
     damage("bit flip", store / df["run"][0])  # of the weights, which a leaderboard does not read
     (store / df["run"][1] / "metrics.json").write_text("{}")
-    assert len(runs.stored_runs()) == 3
+    assert len(stored_runs()) == 3
     with pytest.warns(UserWarning, match="set aside"):
         run(replace(TINY, latent_dim=2, seed=0), progress=False)
-    assert len(runs.stored_runs()) == 3  # what was set aside does not count a seed twice
-    monkeypatch.setattr(runs, "code_hash", lambda: "other code")
-    assert runs.stored_runs().empty
+    assert len(stored_runs()) == 3  # what was set aside does not count a seed twice
+    monkeypatch.setattr(keys, "code_hash", lambda: "other code")
+    assert stored_runs().empty
 
 
 def test_the_next_sweep_has_the_same_workers_and_its_own_surroundings(store, tmp_path, monkeypatch):
@@ -266,7 +283,7 @@ def test_the_next_sweep_has_the_same_workers_and_its_own_surroundings(store, tmp
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("LABUTILS_SCALE", "smoke")
     assert (sweep([replace(config, epochs=9) for config in configs])["epochs"] == 3).all()
-    assert len(list((tmp_path / "elsewhere" / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "elsewhere" / "runs").glob("*/MANIFEST.json"))) == 2
     assert workers
     assert workers == {child.pid for child in psutil.Process().children()}
     monkeypatch.delenv("LABUTILS_SCALE")

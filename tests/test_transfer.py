@@ -7,9 +7,10 @@ import torch
 
 from labutils import BASELINE, Config, load_run, run
 from labutils.data import Split, batches, labelled, subset
+from labutils.files import weights_file
 from labutils.models import Classifier, build_model
 from labutils.objectives import build_objective, label_error, moved
-from labutils.runs import RunError, keep_encoder, weights_file
+from labutils.store import RunError, keep_encoder
 from labutils.training import _optimizers
 from labutils.transfer import fit_head
 

@@ -1,0 +1,77 @@
+"""The name of a run: a hash of all that decides its result, so that today's code never returns what other code made."""
+
+import ast
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from labutils.config import Config, scale
+from labutils.data import Dataset
+from labutils.training import resolve_device, resolve_precision
+
+DECIDES_THE_RESULT = ("config", "data", "models", "objectives", "checkpoint", "training", "transfer", "metrics")
+
+
+def run_key(config: Config, checksum: str) -> str:
+    """The name of a run in the store: 16 hex digits, the same in every process on every platform."""
+    return hash_of(config, checksum, code_hash(), torch_version())
+
+
+def hash_of(config: Config, data: str, code: str, torch: str) -> str:
+    """`run_key` for images, code and a version of torch that need not be today's."""
+    ingredients = {"config": config.to_dict(), "data": data, "code": code, "torch": torch}
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resolved(config: Config, data: Dataset) -> Config:
+    """What really runs: the data set that was found, the device there is, the epochs of the present scale."""
+    device = resolve_device(config.device)
+    return replace(
+        config,
+        dataset=data.name,
+        device=device.type,
+        precision=resolve_precision(config.precision, device),
+        epochs=min(config.epochs, scale().epochs or config.epochs),
+        n_train=min(config.n_train, len(data.train)) if config.n_train and scale().images else config.n_train,
+    )
+
+
+def of_today(made_from: Mapping[str, str]) -> bool:
+    """Whether today's code and torch are those that a stored run was made from."""
+    return made_from["code"] == code_hash() and made_from["torch"] == torch_version()
+
+
+def torch_version() -> str:
+    """Without the build: CPU and CUDA wheels of one version are one code."""
+    return torch.__version__.split("+")[0]
+
+
+def code_hash() -> str:
+    """A hash of the modules that decide a result, as imported, without comments, docstrings and blank lines."""
+    return _CODE_HASH
+
+
+def _code(source: str) -> str:
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            doc = node.body[0]
+            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)  # type: ignore[operator]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _hash_code() -> str:
+    sources = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in DECIDES_THE_RESULT]
+    return hashlib.sha256("".join(map(_code, sources)).encode()).hexdigest()
+
+
+_CODE_HASH = _hash_code()  # now: a file edited under a running kernel is not the code that runs

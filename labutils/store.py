@@ -1,0 +1,336 @@
+"""The run store: a folder `outputs/runs/<key>/` for each finished run, written once and verified whenever it is read.
+
+A run is written under another name and renamed when it is complete, so a folder under a key is a whole run, whatever
+happened to the process. That one rename is all that processes, machines and file systems have to agree on.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from labutils.checkpoint import Checkpoint
+from labutils.config import Config, runs_dir, scale
+from labutils.data import Dataset
+from labutils.files import WEIGHTS_LIMIT, read, read_model, weights_file, write
+from labutils.keys import code_hash, hash_of, of_today, torch_version
+from labutils.transfer import encoder_layers
+
+FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
+LIMITS = {"MANIFEST.json": 2**20, "config.json": 2**20, "metrics.json": 2**20, "history.csv": 2**28,
+          "model.safetensors": WEIGHTS_LIMIT}  # bytes  # fmt: skip
+# What JSON, CSV and safetensors that are not ours can raise
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+MANIFEST = {"key", "made_from", "files", "versions", "scale", "platform"}
+
+
+class RunError(RuntimeError):
+    """A stored run is missing, damaged or made by something else; the message names it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch."""
+
+    config: Config
+    model: nn.Module
+    metrics: dict[str, float]
+    history: pd.DataFrame
+    path: Path
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a stored run back, every byte verified.
+
+    Args:
+        path: the run's folder, or its name in the run store.
+
+    Raises:
+        RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
+    """
+    return read_run(Path(path) if Path(path).is_dir() else runs_dir() / path)
+
+
+def read_run(path: Path, key: str | None = None) -> Run:
+    """`load_run`, where `key` says which run it has to be."""
+    manifest = read_manifest(path)
+    content = _values(path, manifest, ("history.csv", "metrics.json"), key or manifest["key"])
+    file = path / "model.safetensors"
+    try:
+        config, model = read_model(file, manifest["files"]["model.safetensors"]["sha256"])
+        if config != content["config.json"]:
+            raise ValueError("the weights are those of another config")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is not the file that was stored ({error})") from error
+    return Run(config, model, content["metrics.json"], content["history.csv"], path)
+
+
+def find_run(key: str) -> Run | None:
+    """The stored run of a key; None where there is none. A damaged one is set aside, with a warning.
+
+    Raises:
+        RunError: it cannot be read (the disk, the permissions, too many open files), which says nothing about it; or it
+            is damaged and cannot be set aside.
+    """
+    path = runs_dir() / key
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_run(path, key)
+    except RunError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, GONE):
+            raise
+        aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:  # another process was faster
+            return None
+        except OSError as reason:
+            raise RunError(f"{error}, and it cannot be set aside ({reason})") from error
+        try:  # or was it faster still, and this is the run that it trained again?
+            read_run(aside, key)
+            aside.rename(path)
+        except (RunError, OSError):
+            warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=3)
+            return None
+        return read_run(path, key)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a stored run says of itself: key, made_from (data, code, torch), files, versions, scale, platform.
+
+    Raises:
+        RunError: it says nothing, or not what was stored.
+    """
+    try:
+        if links := [name for name in (*FILES, "MANIFEST.json") if (path / name).is_symlink()]:
+            raise ValueError(f"{links[0]} is a link, which may lead anywhere")
+        manifest = json.loads(read(path / "MANIFEST.json", LIMITS["MANIFEST.json"]))
+        if manifest.pop("sha256") != _json_sum(manifest) or manifest.keys() != MANIFEST:
+            raise ValueError("MANIFEST.json is not the one that was stored")
+        if manifest["files"].keys() != set(FILES):
+            raise ValueError(f"MANIFEST.json names other files than a run has: {str(list(manifest['files']))[:200]}")
+    except UNREADABLE as error:
+        raise _no_run(path, error) from error
+    return manifest
+
+
+def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """A file of a stored run, the one that the manifest was written for.
+
+    Raises:
+        OSError, ValueError: it is not.
+    """
+    content = read(path / name, LIMITS[name])
+    if manifest["files"][name] != _fingerprint(content):
+        raise ValueError(f"{name} is not the file that was stored")
+    return content
+
+
+def _values(path: Path, manifest: Mapping[str, Any], names: Sequence[str], key: str) -> dict[str, Any]:
+    """What a run's config and the named files say, once it is clear that it is the run of that key."""
+    try:
+        values = {name: _parsed(name, read_content(path, manifest, name)) for name in ("config.json", *names)}
+        if hash_of(values["config.json"], **manifest["made_from"]) != key:
+            raise ValueError("it holds another run than its name or its manifest says")
+    except UNREADABLE as error:
+        raise _no_run(path, error) from error
+    return values
+
+
+def _no_run(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} holds no whole run ({type(error).__name__}: {error})")
+
+
+def _parsed(name: str, content: bytes) -> Any:
+    if name == "history.csv":
+        return pd.read_csv(io.BytesIO(content))
+    values = json.loads(content)
+    if name == "config.json":
+        return Config.from_dict(values)
+    if not all(type(value) in (int, float) for value in values.values()):
+        raise ValueError("a metric is no number")
+    return values
+
+
+def write_run(
+    key: str, config: Config, data: Dataset, model: nn.Module, metrics: dict[str, float], history: pd.DataFrame
+) -> None:
+    """Write a run under a temporary name, then rename the folder. Where another process was first, its run stays."""
+    content = {
+        "config.json": json.dumps(config.to_dict(), indent=1).encode(),
+        "history.csv": history.to_csv(index=False).encode(),
+        "metrics.json": json.dumps(metrics, indent=1, allow_nan=False).encode(),
+        "model.safetensors": weights_file(model, config),
+    }
+    manifest: dict[str, Any] = {
+        "key": key,
+        "made_from": {"data": data.checksum, "code": code_hash(), "torch": torch_version()},
+        "files": {name: _fingerprint(value) for name, value in content.items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "scale": scale().name,
+        "platform": f"{sys.platform} {platform.machine()}",
+    }
+    manifest["sha256"] = _json_sum(manifest)
+    path = runs_dir() / key
+    scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
+    scratch.mkdir()  # not by tempfile, whose folders nobody else may read
+    try:
+        for name, value in (*content.items(), ("MANIFEST.json", json.dumps(manifest, indent=1).encode())):
+            write(scratch / name, value)
+        _sync_folder(scratch)
+        try:
+            scratch.rename(path)
+        except OSError:
+            if not (path / "MANIFEST.json").exists():
+                raise
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def unfinished_dir() -> Path:
+    """The store's place for what is not finished: checkpoints, and runs that are being written. Made where missing.
+
+    Raises:
+        OSError: the store cannot be written; better known before a training than after it.
+    """
+    folder = runs_dir() / "unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
+
+
+def checkpoint_of(key: str) -> Checkpoint:
+    """Where a run that is not finished keeps its state."""
+    return Checkpoint(unfinished_dir() / f"{key}.safetensors", key)
+
+
+def keep_encoder(file: str | Path) -> str:
+    """Copy a weights file into the run store, for `Config.encoder`; the name it has there, a hash of its content.
+
+    Raises:
+        ValueError: this is no weights file with an encoder that a classifier can have.
+    """
+    encoder_layers(Path(file))
+    content = Path(file).read_bytes()
+    name = hashlib.sha256(content).hexdigest()[:16]
+    kept = _kept(name)
+    if not kept.exists() or hashlib.sha256(kept.read_bytes()).hexdigest()[:16] != name:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
+        write(scratch, content)
+        scratch.replace(kept)
+    return name
+
+
+def encoder_file(name: str) -> Path:
+    """The weights that `Config.encoder` names, a stored run's or a kept file's, verified.
+
+    Raises:
+        RunError: there is no such run or file, or not as it was stored.
+    """
+    if not re.fullmatch("[0-9a-f]{16}", name):
+        raise RunError(f"encoder={name!r} is no stored run: the name of one has 16 hex digits, see `run(config).path`")
+    path = runs_dir() / name
+    if os.path.lexists(path):
+        try:
+            if read_manifest(path)["key"] != name:
+                raise ValueError("its manifest is another run's")
+            read_content(path, read_manifest(path), "model.safetensors")
+        except UNREADABLE as error:
+            raise _no_run(path, error) from error
+        return path / "model.safetensors"
+    if not _kept(name).exists():
+        raise RunError(f"encoder={name!r} is no stored run: train it first, its name is `run(config).path.name`")
+    if hashlib.sha256(_kept(name).read_bytes()).hexdigest()[:16] != name:
+        raise RunError(f"{_kept(name)} is not the file that was stored: name the checkpoint again, or delete it")
+    return _kept(name)
+
+
+def _kept(name: str) -> Path:
+    return runs_dir() / "encoders" / f"{name}.safetensors"
+
+
+def stored_row(path: Path) -> dict[str, Any]:
+    """A stored run as a row of a table: fields of the config, metrics, versions, key. Reads the small files alone.
+
+    Raises:
+        RunError: one of them is not as it was stored.
+    """
+    return _row(path, read_manifest(path))
+
+
+def _row(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    values = _values(path, manifest, ("metrics.json",), path.name)
+    return {
+        **_plain(values["config.json"]),
+        **values["metrics.json"],
+        **{name: manifest[name] for name in ("scale", "platform")},
+        **manifest["versions"],
+        "run": path.name,
+        "error": "",
+    }
+
+
+def failed_row(config: Config, key: str, error: BaseException) -> dict[str, Any]:
+    """The row of a run that came to nothing."""
+    return {**_plain(config), "run": key, "error": f"{type(error).__name__}: {error}"}
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return {**config.to_dict(), "filters": str(config.filters)}
+
+
+def stored_runs() -> pd.DataFrame:
+    """Every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
+
+    `summarize(stored_runs(), by=[…])` is a leaderboard. Only the small files are read and verified, no weights.
+    """
+    rows = []
+    for path in run_folders():
+        with suppress(RunError):
+            manifest = read_manifest(path)
+            if of_today(manifest["made_from"]):
+                rows.append(_row(path, manifest))
+    return pd.DataFrame(rows)
+
+
+def run_folders() -> list[Path]:
+    """What has the name of a run, in order."""
+    return sorted(runs_dir().glob("[0-9a-f]" * 16))
+
+
+def _json_sum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system can (Windows cannot)."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}

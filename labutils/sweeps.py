@@ -1,0 +1,100 @@
+"""Tables of runs: `sweep` makes one of any configs, `ablate` varies one field over several seeds."""
+
+import ast
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, suppress
+from dataclasses import fields, replace
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from labutils.config import BASELINE, Config, runs_dir, scale
+from labutils.data import load_dataset
+from labutils.keys import resolved, run_key
+from labutils.metrics import floors
+from labutils.upkeep import tidy
+from labutils.workers import Task, rows
+
+SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
+
+
+def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.DataFrame:
+    """Run every config; a row a run with all Config fields, the metrics and the run's key, in the order given.
+
+    A run that fails leaves its metrics empty and says why in the column `error`, which of all others is ""; a warning
+    counts them. Run the sweep again and it tries those alone.
+
+    Args:
+        executor: any `concurrent.futures.Executor`, also of another machine that sees the same folders (see README);
+            None starts one process a core with one thread each for what is not yet stored, or on an accelerator,
+            which has no cores to share, does one run after the other. (More threads than free cores are the trap:
+            beside a busy process an epoch takes 15 times as long.)
+
+    Raises:
+        DataError, ValueError: images or a device that are not to be had; nothing has run then.
+    """
+    tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
+    # resolved here, so that no worker has to find out again which images there are
+    configs = list(configs)
+    datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
+    datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was found instead
+    configs = [resolved(config, datasets[config.dataset]) for config in configs]
+    tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
+    pending = {task for task in tasks if not (runs_dir() / task.key).exists()}
+    several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
+    if several or executor is not None:
+        for config in {task.config for task in pending if task.config.model != "classifier"}:
+            with suppress(ValueError):  # more training images than there are: the run will say so
+                floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
+    return _table(tasks, executor, own_processes=several)
+
+
+def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bool) -> pd.DataFrame:
+    """The rows of all tasks in their order, with a bar that moves as they come."""
+    found: dict[str, dict[str, Any]] = {}
+    distinct = {task.key: task for task in tasks}
+    with (
+        tqdm(total=len(distinct), unit="run", disable=len(distinct) < 2) as bar,
+        closing(rows(distinct.values(), executor, own_processes=own_processes)) as coming,
+    ):
+        for row in coming:
+            found[row["run"]] = row
+            bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
+            bar.update()
+    if errors := [row["error"] for row in found.values() if row["error"]]:
+        warnings.warn(f"{len(errors)} of {len(found)} runs failed, see column error: {errors[0][:300]}", stacklevel=3)
+    return pd.DataFrame([found[task.key] for task in tasks])
+
+
+def ablate(
+    factor: str, values: Sequence[Any], base: Config = BASELINE, seeds: int = 5, executor: Executor | None = None
+) -> pd.DataFrame:
+    """Vary one field of `base` over `values`, each with the seeds 0 … seeds-1: a row a run (see `sweep`).
+
+    At smoke scale only two values (the base's among them) and two seeds run.
+
+    Raises:
+        ValueError: `factor` is no field of Config, or a value is outside its range; nothing has run then.
+    """
+    if factor not in Config.__dataclass_fields__ or factor == "seed":
+        raise ValueError(f"factor={factor!r} must be a field of Config other than seed")
+    if not values or seeds < 1:
+        raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
+    limits = scale()
+    if limits.values and len(values) > limits.values:
+        kept = getattr(base, factor) if getattr(base, factor) in values else values[0]
+        values = [kept, next(value for value in reversed(values) if value != kept)]
+    seeds = min(seeds, limits.seeds or seeds)
+    variants: list[dict[str, Any]] = [{factor: value, "seed": seed} for value in values for seed in range(seeds)]
+    return sweep([replace(base, **variant) for variant in variants], executor)
+
+
+def config_of(row: Mapping[str, Any]) -> Config:
+    """The Config of a row of a table, from `sweep` or read back from a published results.csv: `run` it to get the row
+    again, bit by bit on the same kind of machine with as many threads (column threads; a sweep's runs have one)."""
+    values = {f.name: row[f.name] for f in fields(Config)}
+    values |= {f.name: "" for f in fields(Config) if f.default == "" and pd.isna(values[f.name])}  # as CSV has no ""
+    return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})

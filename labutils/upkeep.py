@@ -1,0 +1,122 @@
+"""What the run store holds, what of it is of no use any more, and how that leaves."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labutils.config import Config, runs_dir
+from labutils.keys import of_today
+from labutils.store import UNREADABLE, RunError, read_content, read_manifest, run_folders, unfinished_dir
+
+ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
+USELESS = ("other code", "damaged", "set aside", "abandoned")
+
+
+def survey(*, verify: bool = False) -> pd.DataFrame:
+    """A row for everything in the run store: name, state, bytes, days since it was written, note; of runs also the
+    fields of the config.
+
+    state is one of: ok; other code (made by labutils or torch of another day: nobody asks for it under its name);
+    damaged; set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`); unfinished (a
+    checkpoint, or a run being written); abandoned (the same, and of no use).
+
+    Args:
+        verify: read every byte, the weights too.
+    """
+    runs, rows = runs_dir(), []
+    for path in run_folders():
+        rows.append({**_about(path), **_state_of_run(path, verify)})
+    for path in sorted(runs.glob("damaged-*")):
+        rows.append({**_about(path), "state": "set aside"})
+    for path in sorted(runs.glob("encoders/*.safetensors")):
+        whole = not verify or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == path.stem
+        rows.append({**_about(path), "state": "encoder" if whole else "damaged"})
+    useless = abandoned()
+    for path in sorted(runs.glob("unfinished/*")):
+        rows.append({**_about(path), "state": "abandoned" if path in useless else "unfinished"})
+    return pd.DataFrame(rows, columns=["name", "state", "bytes", "days", "note", *(f.name for f in fields(Config))])
+
+
+def _about(path: Path) -> dict[str, Any]:
+    files = [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
+    states = [file.lstat() for file in files]
+    return {
+        "name": str(path.relative_to(runs_dir())),
+        "bytes": sum(state.st_size for state, file in zip(states, files, strict=True) if not file.is_dir()),
+        "days": (time.time() - max(state.st_mtime for state in states)) / 86_400,
+        "note": "",
+    }
+
+
+def _state_of_run(path: Path, verify: bool) -> dict[str, Any]:
+    try:
+        manifest = read_manifest(path)
+        # not as a Config: one of another day may have other fields
+        config = dict(json.loads(read_content(path, manifest, "config.json")))
+        for name in manifest["files"] if verify else ():
+            read_content(path, manifest, name)
+        if manifest["key"] != path.name:
+            raise ValueError("it holds another run than its name says")
+    except (RunError, *UNREADABLE) as error:
+        return {"state": "damaged", "note": str(error)}
+    known = {f.name: config.get(f.name) for f in fields(Config)}
+    return {**known, "state": "ok" if of_today(manifest["made_from"]) else "other code"}
+
+
+def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of `survey` whose fields have the values wanted, given as text: {"latent_dim": "8", "filters": "4,4"}.
+
+    Raises:
+        ValueError: there is no such field.
+    """
+    for field, text in wanted.items():
+        if field not in table:
+            raise ValueError(f"{field!r} is no field of Config, and none of name, state, bytes, days, note")
+        table = table[table[field].map(_as_text).eq(_as_text(text))]
+    return table
+
+
+def _as_text(value: Any) -> str:
+    """8, 8.0 and "8" alike; (4, 4), [4, 4] and "4,4" as well."""
+    if not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            return repr(float(value))
+    return str(value).strip("()[]").replace(" ", "").lower()
+
+
+def abandoned() -> list[Path]:
+    """What lies among the unfinished and is of no use: checkpoints of finished runs, and what nobody touched for a
+    week."""
+    found = []
+    for path in (runs_dir() / "unfinished").glob("*"):
+        with suppress(FileNotFoundError):  # finished just now
+            if time.time() - path.stat().st_mtime > ABANDONED or (runs_dir() / path.stem / "MANIFEST.json").exists():
+                found.append(path)
+    return found
+
+
+def tidy() -> None:
+    """Remove what is abandoned; what cannot be removed now is removed another time."""
+    with suppress(OSError):
+        remove(abandoned())
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files and folders of the store, each out of sight first: nobody reads half a run."""
+    for path in paths:
+        gone = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
+        with suppress(FileNotFoundError):  # another process was faster
+            path.rename(gone)
+            if gone.is_dir() and not gone.is_symlink():
+                shutil.rmtree(gone)
+            else:
+                gone.unlink()
