@@ -14,7 +14,9 @@ from labutils.pictures import png
 # Sizes are pixels: JupyterLab shows an output about 850 pixels wide on a screen of 1280
 STYLE = """<style>
 .labutils-pixels { image-rendering: pixelated; background: white; border: 1px solid var(--jp-border-color2, #bbb); }
-.labutils-caption, .labutils-caption * { font-size: 12px; line-height: 1.35; color: var(--jp-ui-font-color1, #222); }
+.labutils-caption, .labutils-caption * { font-size: 12px; color: var(--jp-ui-font-color1, #222); }
+.labutils-caption * { line-height: 1.45 !important; }
+.labutils-caption .widget-html-content { padding: 3px 0; }
 .labutils-quiet { color: var(--jp-ui-font-color2, #666) !important; }
 .labutils-error, .labutils-error * { color: var(--jp-error-color1, #b00020) !important; }
 .labutils-slider .widget-label { font-size: 11px; font-variant-numeric: tabular-nums; }

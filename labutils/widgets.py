@@ -20,7 +20,7 @@ from labutils.runs import Run, load_run
 from labutils.space import RANDOM, Space, latent_space
 
 ANY = -1  # the digit that is not chosen
-GROUP, PAGE = 8, 32  # sliders in a column, and on a page
+PAGE = 32  # sliders that are seen at once
 PAUSE = 0.12  # seconds without a move after which the side is brought up to date
 
 
@@ -237,7 +237,7 @@ class LatentExplorer:
         slider = widgets.FloatSlider(
             min=low, max=high, value=min(max(0.0, low), high), step=(high - low) / 200, readout_format=".2f",
             description=f"z{unit} · {self.space.importance[unit]:.2f}", style={"description_width": "70px"},
-            layout=widgets.Layout(width="204px", margin="0"),
+            layout=widgets.Layout(width="auto", margin="0"),
         )  # fmt: skip
         slider.add_class("labutils-slider")
         slider.observe(partial(self._moved, unit), "value")
@@ -248,19 +248,13 @@ class LatentExplorer:
         self._real, self._rebuilt = view(84), view(84)
         self._real_caption, self._rebuilt_caption = caption(), caption()
         self._facts, self._opinion, self._links = caption(), caption(), caption()
-        narrow = {"layout": widgets.Layout(width="auto", margin="0 2px")}
         digits = [("any", ANY), *((name, label) for label, name in enumerate(self.names))]
-        self._digit = widgets.Dropdown(options=digits, value=ANY, tooltip="which class", **narrow)
-        self._method = widgets.Dropdown(options=RANDOM, value="gaussian", tooltip="where codes come from", **narrow)
-        self._told = widgets.Dropdown(
-            options=[("nothing", ANY), *digits[1:]], value=ANY, description="the decoder is told",
-            style={"description_width": "initial"}, **narrow,
-        )  # fmt: skip
+        self._digit = _choice(digits, ANY, tooltip="which class")
+        self._method = _choice(RANDOM, "gaussian", tooltip="where codes come from")
+        self._told = _choice([("nothing", ANY), *digits[1:]], ANY, description="the decoder is told")
         self._told.observe(self._told_moved, "value")
-        self._favourite = widgets.Dropdown(
-            options=[("favourites", ""), *((name, name) for name in self.favourites)], value="",
-            layout=widgets.Layout(width="150px", margin="0 2px"),
-        )  # fmt: skip
+        self._favourite = _choice([("favourites", ""), *((name, name) for name in self.favourites)], "")
+        self._favourite.layout.max_width = "170px"
         self._favourite.observe(self._chosen, "value")
         self._text = widgets.Text(
             placeholder="a code to start from",
@@ -286,22 +280,25 @@ class LatentExplorer:
         ], layout=row)  # fmt: skip
         text = widgets.HBox([caption("code"), self._text], layout=widgets.Layout(align_items="center", width="100%"))
         self._told.layout.display = "" if self.space.conditional else "none"
-        head = caption(f"<span class=labutils-quiet>{self.space.name}: unit · {self.space.measure}, most first</span>")
+        head = caption(
+            f"<span class=labutils-quiet>{self.space.name}: unit · {self.space.measure}, most important first</span>"
+        )
         return widgets.VBox([widgets.HTML(STYLE), top, start, text, self._told, head, self._pages(), self.status.line],
                             layout=widgets.Layout(max_width="860px"))  # fmt: skip
 
     def _pages(self) -> widgets.Widget:
-        """Columns of sliders; a tab for every 32 of them."""
-        sliders = list(self.sliders.values())
-        row = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
-        pages = []
+        """Columns of sliders, at most four beside each other; a tab for every 32 sliders."""
+        sliders, pages = list(self.sliders.values()), []
         for start in range(0, len(sliders), PAGE):
             page = sliders[start : start + PAGE]
-            columns = [widgets.VBox(page[i : i + GROUP]) for i in range(0, len(page), GROUP)]
-            pages.append(widgets.HBox(columns, layout=row))
+            rows = max(4, -(-len(page) // 4))
+            columns = [widgets.VBox(page[i : i + rows]) for i in range(0, len(page), rows)]
+            for column in columns:
+                column.layout.width = f"{100 // max(2, len(columns))}%"
+            pages.append(widgets.HBox(columns))
         if len(pages) == 1:
             return pages[0]
-        names = [f"{i * PAGE + 1}–{min((i + 1) * PAGE, len(sliders))}" for i in range(len(pages))]
+        names = [f"{i * PAGE + 1} to {min((i + 1) * PAGE, len(sliders))}" for i in range(len(pages))]
         return widgets.Tab(pages, titles=names)
 
     def _show_real(self, x: torch.Tensor | None, x_hat: torch.Tensor | None, text: str) -> None:
@@ -347,6 +344,13 @@ class LatentExplorer:
         return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
 
 
+def _choice(options: Any, value: Any, **traits: str) -> widgets.Dropdown:
+    layout = widgets.Layout(width="auto", margin="0 2px")
+    return widgets.Dropdown(
+        options=options, value=value, layout=layout, style={"description_width": "initial"}, **traits
+    )
+
+
 def _text_of(z: torch.Tensor) -> str:
     return ", ".join(f"{value:.5g}" for value in z.tolist())
 
@@ -354,11 +358,13 @@ def _text_of(z: torch.Tensor) -> str:
 def _links(text: str, picture: bytes, file: str) -> str:
     """Copy and save without a round trip: the browser has both already."""
     data = base64.b64encode(picture).decode()
+    look = (
+        "class='jupyter-button' style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
+    )
     return (
-        f"<button class='jupyter-button' style='padding: 0 8px' data-code='{text}' "
-        "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button> "
-        f"<a class='jupyter-button' style='padding: 0 8px' download='{file}' "
-        f"href='data:image/png;base64,{data}'>save PNG</a>"
+        f"<div style='display: flex'><button {look} data-code='{text}' "
+        "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
+        f"<a {look} download='{file}' href='data:image/png;base64,{data}'>save PNG</a></div>"
     )
 
 
