@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,8 @@ def _float32(values: torch.Tensor) -> bytes:
 
 
 def _inlined(path: Path) -> str:
-    """A module's source for inside a page's own module: nothing is exported there."""
+    """A module's source for inside a page's own module: what it exports becomes names there, the rest stays its own."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line.removeprefix("export ") for line in lines if not line.startswith("export default"))
+    body = "\n".join(line.removeprefix("export ") for line in lines if not line.startswith("export default"))
+    names = ", ".join(re.findall(r"^export function (\w+)", "\n".join(lines), re.MULTILINE))
+    return f"const {{ {names} }} = (() => {{\n{body}\nreturn {{ {names} }};\n}})();\n"

@@ -9,7 +9,7 @@ const SIDE = 140, MARGIN = 14;
  *         atlas: URL of a PNG of grid × grid pictures, first row at y1, grid, width, height}
  *  on: {hover(x, y), click(index)}; hover may return a canvas or a promise of nothing. Returns {show(url), select(i)}. */
 export function latentMap(root, data, on = {}) {
-  const { xy, labels, colours, names, extent: [x0, x1, y0, y1], grid, width = 520, height = 440 } = data;
+  const { xy, labels, colours, names, extent: [x0, x1, y0, y1], grid, width = 600, height = 440 } = data;
   root.innerHTML = "";
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
   const canvas = document.createElement("canvas");
@@ -88,6 +88,7 @@ export function latentMap(root, data, on = {}) {
   };
 
   const atlas = new Image();
+  atlas.addEventListener("load", () => { if (!picture.src) fromAtlas((x0 + x1) / 2, (y0 + y1) / 2); });
   if (data.atlas) atlas.src = data.atlas;
   const cell = document.createElement("canvas");
   cell.width = cell.height = 28;

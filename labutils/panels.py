@@ -44,7 +44,7 @@ def traversals(model: "Space | Run | nn.Module | str | Path", data: Dataset | No
     pages = [(f"{i + 1} to {min(i + units, space.latent_dim)}", i) for i in range(0, space.latent_dim, units)]
     first = _choice("units, by importance", pages, 0)
     strips = [view(36 * STEPS, 36) for _ in range(units)]
-    labels = [caption(width=110) for _ in range(units)]
+    labels = [caption(width=76) for _ in range(units)]
 
     def update() -> None:
         x, y = _test_image(space, image.value)
@@ -217,7 +217,7 @@ def side_by_side(spaces: Mapping[str, Space], steps: int = 9) -> Panel:
             show(strips[name], space.decode(z + far * spread * noise, y))
         show(real, x)
 
-    rows = [widgets.HBox([caption("real", 110), real], layout=widgets.Layout(align_items="center"))]
-    rows += [widgets.HBox([caption(name, 110), strip], layout=widgets.Layout(align_items="center"))
+    rows = [widgets.HBox([caption("real", 76), real], layout=widgets.Layout(align_items="center"))]
+    rows += [widgets.HBox([caption(name, 76), strip], layout=widgets.Layout(align_items="center"))
              for name, strip in strips.items()]  # fmt: skip
     return Panel(update, [image, reach, direction], rows)

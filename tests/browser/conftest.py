@@ -47,6 +47,7 @@ def page(browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(10_000)
     yield page
     page.close()
     assert errors == []
