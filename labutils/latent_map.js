@@ -88,7 +88,7 @@ export function latentMap(root, data, on = {}) {
   };
 
   const atlas = new Image();
-  atlas.addEventListener("load", () => { if (!picture.src) fromAtlas((x0 + x1) / 2, (y0 + y1) / 2); });
+  atlas.addEventListener("load", () => { if (!picture.getAttribute("src")) fromAtlas((x0 + x1) / 2, (y0 + y1) / 2); });
   if (data.atlas) atlas.src = data.atlas;
   const cell = document.createElement("canvas");
   cell.width = cell.height = 28;

@@ -21,7 +21,7 @@ from labutils.space import RANDOM, Space, latent_space
 
 ANY = -1  # the digit that is not chosen
 PAGE = 32  # sliders that are seen at once
-PAUSE = 0.12  # seconds without a move after which the side is brought up to date
+PAUSE = 0.2  # seconds without a move after which the side is brought up to date
 
 
 class LatentExplorer:
@@ -71,7 +71,8 @@ class LatentExplorer:
     # What can be started from
 
     def load(self, z: Any, origin: str = "a code", y: int | None = None) -> None:
-        """Set all sliders to a code (latent_dim,) and draw once; a slider's range grows where the code asks for it.
+        """Set all sliders to a code (latent_dim,) and draw once. A unit beyond its slider's range keeps its value; the
+        slider rests at its end, and the status line says so.
 
         Raises:
             ValueError: another number of units, or a number that is not finite.
@@ -83,17 +84,15 @@ class LatentExplorer:
         self._loading = True
         try:
             for unit, slider in self.sliders.items():
-                value = float(z[unit])
-                with slider.hold_sync():
-                    slider.min = min(float(self.space.low[unit]), value)
-                    slider.max = max(float(self.space.high[unit]), value)
-                    slider.value = value
+                slider.value = float(z[unit])
             self._told.value = ANY if y is None else y
         finally:
             self._loading = False
         self.z, self.y = z, y
         self._render()
-        self.status.say(f"started from {origin}")
+        beyond = int(((z < self.space.low) | (z > self.space.high)).sum())
+        more = f"; {beyond} of its units lie beyond their sliders' ends" if beyond else ""
+        self.status.say(f"started from {origin}{more}")
 
     def from_image(self, index: int) -> None:
         """Start from the code of a test image; it and its reconstruction are shown beside the picture.
@@ -175,10 +174,14 @@ class LatentExplorer:
     # What it shows
 
     def _moved(self, unit: int, change: Any) -> None:
-        if not self._loading:
-            with self.status.watching():
-                self.z[unit] = change["new"]
-                self._render()
+        slider = self.sliders[unit]
+        shown = min(max(float(self.z[unit]), slider.min), slider.max)
+        # a page rounds the value it is sent to the slider's steps, and reports that: this is no move
+        if self._loading or abs(change["new"] - shown) < 0.501 * slider.step:
+            return
+        with self.status.watching():
+            self.z[unit] = change["new"]
+            self._render()
 
     def _render(self) -> None:
         """The picture, now; the side when the sliders rest."""

@@ -109,11 +109,33 @@ def test_all_sliders_are_set_under_one_guard(explorer, space):
         start()
         assert explorer.renders == before + 1
         for unit, slider in explorer.sliders.items():
-            assert slider.value == pytest.approx(float(explorer.z[unit]))
-            assert slider.min <= slider.value <= slider.max
+            assert slider.value == pytest.approx(float(explorer.z[unit].clamp(slider.min, slider.max)))
         np.testing.assert_array_equal(shown(explorer.picture), expected(explorer, explorer.z))
-    explorer.from_image(0)  # ranges that were widened for a far code are narrow again
-    assert all(slider.max < 1e3 for slider in explorer.sliders.values())
+
+
+def test_a_far_code_is_kept_though_the_sliders_end(explorer):
+    explorer.load(torch.full((5,), 1e3))
+    assert (explorer.z == 1e3).all()
+    assert "5 of its units" in explorer.status.line.value
+    unit, slider = next(iter(explorer.sliders.items()))
+    message(slider, value=slider.max)  # the page reports where the slider rests
+    assert (explorer.z == 1e3).all()
+    message(slider, value=slider.max - slider.step)
+    assert explorer.z[unit] == pytest.approx(slider.max - slider.step)
+
+
+def test_a_page_that_rounds_what_it_is_sent_has_not_moved_a_slider(explorer):
+    explorer.from_image(1)
+    before, z = explorer.renders, explorer.z.clone()
+    for slider in explorer.sliders.values():
+        steps = round((slider.value - slider.min) / slider.step)
+        message(slider, value=slider.min + steps * slider.step)
+    assert explorer.renders == before
+    assert torch.equal(explorer.z, z)
+    for unit, slider in explorer.sliders.items():  # one step from there is a move
+        message(slider, value=slider.value - slider.step)
+        assert explorer.z[unit] == pytest.approx(slider.value)
+    assert explorer.renders == before + 5
 
 
 def test_a_start_from_a_digit_takes_the_next_of_its_kind(explorer, space):

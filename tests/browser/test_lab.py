@@ -5,6 +5,7 @@ import io
 import json
 import statistics
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from browser_places import SEEN
 from PIL import Image
 
 from labutils import LatentMap, load_dataset, load_run
-from labutils.latent_map import GRID
 from labutils.pictures import png
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
@@ -83,22 +83,26 @@ def picture_bytes(image):
 
 
 def shown_code(page):
-    """The explorer's code as its text line says it, once it rests."""
-    page.wait_for_timeout(600)
+    """The explorer's code as its text line says it. The line follows when the explorer rests."""
     text = page.locator(f"{EXPLORER} input[type=text]").first.input_value()
     return torch.tensor([float(number) for number in text.split(",")])
 
 
-def check_picture(page):
-    """The bytes of the <img> are those of the decoded code, up to the digits that the text line shows."""
-    code, run = shown_code(page), load_run("vae16")
-    got = pixels(picture_bytes(page.locator(f"{EXPLORER} img.labutils-pixels").first))
-    assert np.abs(got - pixels(png(run.decode(code)))).max() <= 2
-    return code
+def settled(page):
+    """The shown code, once the bytes of the <img> are those of its picture, up to the digits that the line shows."""
+    run, picture = load_run("vae16"), page.locator(f"{EXPLORER} img.labutils-pixels").first
+    for _ in range(100):
+        page.wait_for_timeout(300)
+        code = shown_code(page)
+        if np.abs(pixels(picture_bytes(picture)) - pixels(png(run.decode(code)))).max() <= 2:
+            return code
+    pytest.fail(f"the picture is not that of the code {code.tolist()}")
 
 
 def test_no_cell_failed(notebook):
-    assert notebook.locator(".jp-OutputArea-output[data-mime-type*='stderr']").count() == 0, "no traceback, no warning"
+    # what load_dataset says where there is no MNIST and no network is the only warning
+    errors = notebook.locator(".jp-OutputArea-output[data-mime-type*='stderr']").all_inner_texts()
+    assert [text for text in errors if "MNIST is not on this machine" not in text] == []
     assert notebook.locator(f"{EXPLORER} .labutils-slider").count() == 16
     widgets = notebook.evaluate("""() => jupyterapp.shell.currentWidget.content.widgets.map((cell) =>
         cell.model.type === 'code' ? cell.model.executionCount : 0)""")
@@ -110,16 +114,16 @@ def test_keys_move_a_slider_and_the_picture_follows(notebook):
     handles = notebook.locator(f"{EXPLORER} .labutils-slider .noUi-handle")
     picture = notebook.locator(f"{EXPLORER} img.labutils-pixels").first
     picture.scroll_into_view_if_needed()
-    before = check_picture(notebook)
+    before = settled(notebook)
     picture.evaluate(STOPWATCH)
-    for i in range(60):
+    for i in range(40):
         if i % 10 == 0:
             handles.nth(i // 10).focus()
         notebook.keyboard.press("ArrowRight" if i % 20 < 10 else "ArrowLeft")
-        notebook.wait_for_function(f"window.times.length > {i}", timeout=MINUTES)
-        notebook.wait_for_timeout(30)
+        notebook.wait_for_timeout(400)
+    notebook.wait_for_function("window.times.length === 40", timeout=MINUTES)
     times = notebook.evaluate("window.times")
-    after = check_picture(notebook)
+    after = settled(notebook)
     assert not torch.equal(before, after)
     report(key_to_picture_ms_median=statistics.median(times), key_to_picture_ms_p95=float(np.quantile(times, 0.95)))
 
@@ -128,7 +132,7 @@ def test_the_mouse_drags_a_slider(notebook):
     picture = notebook.locator(f"{EXPLORER} img.labutils-pixels").first
     notebook.evaluate("window.sources = new Set()")
     picture.evaluate("(image) => image.addEventListener('load', () => window.sources.add(image.src))")
-    before = shown_code(notebook)
+    before = settled(notebook)
     slider = notebook.locator(f"{EXPLORER} .labutils-slider").nth(1)
     box, handle = slider.locator(".noUi-base").bounding_box(), slider.locator(".noUi-handle").bounding_box()
     y = handle["y"] + handle["height"] / 2
@@ -138,17 +142,32 @@ def test_the_mouse_drags_a_slider(notebook):
         notebook.mouse.move(box["x"] + share * box["width"], y)
         notebook.wait_for_timeout(20)
     notebook.mouse.up()
-    after = check_picture(notebook)
+    after = settled(notebook)
     assert (before != after).sum() == 1
     assert notebook.evaluate("window.sources.size") > 5, "while dragging, not at the end"
 
 
 def test_buttons_set_every_slider(notebook):
     explorer = notebook.locator(EXPLORER)
-    for text in ("test image", "random code", "zeros", "reset"):
+    codes = [settled(notebook)]
+    picture = explorer.locator("img.labutils-pixels").first
+    picture.evaluate("(image) => image.addEventListener('load', () => { window.loads = (window.loads || 0) + 1; })")
+    for text, status in (("test image", "test image"), ("random code", "a random code"), ("zeros", "zeros")):
         explorer.get_by_role("button", name=text, exact=True).click()
-        check_picture(notebook)
-    assert (shown_code(notebook) == 0).all()
+        expect(explorer.locator(".labutils-caption", has_text="started from").last).to_contain_text(status)
+        notebook.wait_for_timeout(1000)
+        codes.append(settled(notebook))
+        assert notebook.evaluate("window.loads") == len(codes) - 1, "all sliders at once, one picture"
+    assert not any(torch.equal(a, b) for a, b in pairwise(codes))
+    assert (codes[-1] == 0).all()
+    handle = explorer.locator(".noUi-handle").first
+    handle.focus()
+    notebook.keyboard.press("ArrowRight")
+    notebook.wait_for_timeout(1000)
+    assert (settled(notebook) != 0).sum() == 1
+    explorer.get_by_role("button", name="reset", exact=True).click()
+    notebook.wait_for_timeout(1000)
+    assert (settled(notebook) == 0).all()
     line = explorer.locator("input[type=text]").first
     line.fill("1 2 3")
     line.press("Enter")
@@ -156,7 +175,7 @@ def test_buttons_set_every_slider(notebook):
     line.fill(" ".join(["0.5"] * 16))
     line.press("Enter")
     expect(explorer.locator(".labutils-error")).to_have_count(0)
-    assert (check_picture(notebook) == 0.5).all()
+    assert (settled(notebook) == 0.5).all()
     notebook.locator(f"{EXPLORER} img.labutils-pixels").first.scroll_into_view_if_needed()
 
 
@@ -171,7 +190,8 @@ def place(canvas, the_map, xy):
     """Where a point of a map is on the screen."""
     box, (x0, x1, y0, y1) = canvas.bounding_box(), the_map.extent
     inner = [box["width"] - 30, box["height"] - 30]
-    return (box["x"] + 15 + (xy[0] - x0) / (x1 - x0) * inner[0], box["y"] + 15 + (y1 - xy[1]) / (y1 - y0) * inner[1])
+    x, y = map(float, xy)
+    return box["x"] + 15 + (x - x0) / (x1 - x0) * inner[0], box["y"] + 15 + (y1 - y) / (y1 - y0) * inner[1]
 
 
 def test_hovering_over_the_map_decodes_the_point(notebook, smoke):
@@ -194,35 +214,30 @@ def test_a_click_on_the_map_loads_the_digit(notebook, smoke):
     the_map = LatentMap("vae16", smoke)
     xy = the_map.projection.xy
     distances = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))
-    point = int(distances.min(1).argmax())  # the loneliest, so that the click means it alone
-    point = max((i for i in range(len(xy)) if np.abs(xy[i]).max() < 3), key=lambda i: distances[i].min())
+    x0, x1, y0, y1 = the_map.extent
+    inside = ((xy > [x0, y0]) & (xy < [x1, y1])).all(1)
+    point = int(np.where(inside, distances.min(1), 0).argmax())  # the loneliest: the click means it alone
     notebook.mouse.click(*place(canvas, the_map, xy[point]))
     label = smoke.test.labels[the_map.index[point]]
     status = notebook.locator(f"{EXPLORER} .labutils-caption", has_text="started from").last
     expect(status).to_contain_text(f"test image {int(the_map.index[point])}, a {int(label)}")
-    code = check_picture(notebook)
+    notebook.wait_for_timeout(1000)
+    code = settled(notebook)
     torch.testing.assert_close(code, the_map.space.test_z[the_map.index[point]], rtol=1e-3, atol=1e-3)
-    assert GRID**2 * 28**2 > 0
 
 
 def test_panels_follow_their_controls(notebook):
-    for text in ("from test image", "calculate", "codes from", "farthest"):
-        panel = notebook.locator(".jp-OutputArea-output", has_text=text).filter(
-            has=notebook.locator("img.labutils-pixels")
-        )
-        picture = panel.first.locator("img.labutils-pixels").last
-        picture.scroll_into_view_if_needed()
-        before = picture_bytes(picture)
-        control = panel.first.locator("input[type=number], input[type=text], .noUi-handle, select").last
-        if text == "calculate":
-            control.fill("3 - 5 + 8")
-            control.press("Enter")
-        else:
-            control.focus()
-            notebook.keyboard.press("ArrowUp")
-            notebook.keyboard.press("Enter")
+    for text in ("units, by importance", "from test image", "calculate", "codes from", "farthest"):
+        output = notebook.locator(".jp-OutputArea-output", has_text=text)
+        panel = output.filter(has=notebook.locator("img.labutils-pixels")).first
+        panel.scroll_into_view_if_needed()
+        sources = "(panel) => [...panel.querySelectorAll('img.labutils-pixels')].map((image) => image.src).join()"
+        before = panel.evaluate(sources)
+        control = panel.locator("input[type=number], input[type=text]").first
+        control.fill("3 - 5 + 8" if text == "calculate" else "7")
+        control.press("Enter")
         for _ in range(100):
-            if picture_bytes(panel.first.locator("img.labutils-pixels").last) != before:
+            if panel.evaluate(sources) != before:
                 break
             notebook.wait_for_timeout(100)
         else:
