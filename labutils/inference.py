@@ -76,8 +76,7 @@ def sample(
     if method == "prior":
         z = latent.sample_normal(n, network.latent_dim, seed)  # type: ignore[arg-type]
     else:
-        space = latent_space(network, data or load_dataset())
-        z = latent.sample_codes(method, n, space.z, space.known.labels, seed)
+        z = latent_space(network, data or load_dataset()).fitted(method, n, seed)
     return decode(network, z, None if y is None else torch.full((n,), y))
 
 

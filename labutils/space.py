@@ -92,13 +92,17 @@ class Space:
             return sample_normal(POOL, self.latent_dim)
         key = (method, label if method == "of a class" else 0)
         if key not in self._pools:
-            mine = self.known.labels == label if method == "of a class" else torch.ones(len(self.z), dtype=torch.bool)
-            fitted = "gaussian" if method == "of a class" else method
-            # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
-            size = self.z.std()
-            codes = sample_codes(fitted, POOL, self.z[mine].double() / size, self.known.labels[mine])
-            self._pools[key] = size * codes
+            self._pools[key] = self.fitted(method, POOL, label=label)
         return self._pools[key]
+
+    def fitted(self, method: str, n: int, seed: int = 0, label: int = 0) -> torch.Tensor:
+        """(n,latent_dim) random codes of latent.SAMPLERS, or "of a class", fitted to the known codes."""
+        mine = torch.ones(len(self.z), dtype=torch.bool)
+        if method == "of a class":
+            method, mine = "gaussian", self.known.labels == label
+        # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
+        size = self.z.std()
+        return size * sample_codes(method, n, self.z[mine].double() / size, self.known.labels[mine], seed)
 
     @cached_property
     def _pools(self) -> dict[tuple[str, int], torch.Tensor]:
