@@ -1,6 +1,7 @@
 """Small parts that the explorer and the panels share: pictures, a status line, work that waits for a pause."""
 
 import asyncio
+import base64
 import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,43 @@ def button(text: str, action: Callable[[], object], tooltip: str = "", width: st
     result = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width=width, margin="0 2px"))
     result.on_click(lambda _: action())
     return result
+
+
+def choice(options: Any, value: Any, text: str = "", tooltip: str = "") -> widgets.Dropdown:
+    """A dropdown as wide as its words, after a text."""
+    return widgets.Dropdown(options=options, value=value, description=text, tooltip=tooltip or None,
+                            layout=widgets.Layout(width="auto", margin="0 2px"),
+                            style={"description_width": "initial"})  # fmt: skip
+
+
+def code_text(z: torch.Tensor) -> str:
+    """A code (latent_dim,) as text that can be pasted."""
+    return ", ".join(f"{value:.5g}" for value in z.tolist())
+
+
+def links(text: str, picture: bytes, file: str) -> str:
+    """Copy and save without a round trip: the browser has both already."""
+    data = base64.b64encode(picture).decode()
+    look = (
+        "class='jupyter-button' style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
+    )
+    return (
+        f"<div style='display: flex'><button {look} data-code='{text}' "
+        "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
+        f"<a {look} download='{file}' href='data:image/png;base64,{data}'>save PNG</a></div>"
+    )
+
+
+def bars(shares: list[float], names: tuple[str, ...]) -> str:
+    """A bar for each class, as HTML."""
+    columns = "".join(
+        f"<div style='width: 15px; text-align: center' title='{name}: {share:.1%}'>"
+        f"<div style='margin: {44 - 44 * share:.0f}px 2px 0; height: {44 * share:.0f}px; background: #0072B2'></div>"
+        f"{name[:2]}</div>"
+        for name, share in zip(names, shares, strict=True)
+    )
+    best = max(range(len(shares)), key=shares.__getitem__)
+    return f"<div style='display: flex'>{columns}</div>a classifier sees: <b>{names[best]}</b> ({shares[best]:.0%})"
 
 
 class Status:

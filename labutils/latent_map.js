@@ -131,29 +131,33 @@ export function latentMap(root, data, on = {}) {
 }
 
 // The widget: anywidget calls render with the Python side's traits as a model. One question at a time is sent to the
-// kernel; while it is busy (or gone) the atlas answers.
-const PATIENCE = 400; // ms after which an unanswered question no longer counts
+// kernel; where it does not answer, because it is busy or gone, the atlas does.
+const PATIENCE = 400; // ms
 
 function render({ model, el }) {
   const bytes = (name) => { const v = model.get(name); return v.buffer.slice(v.byteOffset, v.byteOffset + v.byteLength); };
   const url = (name) => URL.createObjectURL(new Blob([bytes(name)], { type: "image/png" }));
   const root = document.createElement("div");
   el.append(root);
-  let asked = 0, next = null, current = null;
+  let asked = 0, silent = false, next = null, current = null;
   const ask = (x, y) => { asked = performance.now(); model.send({ hover: [x, y] }); };
   const map = latentMap(root, {
     xy: new Float32Array(bytes("xy")), labels: new Uint8Array(bytes("labels")), names: model.get("names"),
     colours: model.get("colours"), extent: model.get("extent"), grid: model.get("grid"), atlas: url("atlas"),
   }, {
     hover: (x, y) => {
-      if (asked && performance.now() - asked < PATIENCE) { next = [x, y]; return true; }
-      ask(x, y);
-      return false; // the atlas first: it is there at once
+      if (asked && performance.now() - asked < PATIENCE) next = [x, y];
+      else {
+        silent = asked > 0;
+        ask(x, y);
+      }
+      return !silent;
     },
     click: (i) => model.send({ click: i }),
   });
   const answered = (message, buffers) => {
     asked = 0;
+    silent = false;
     if (message.error) map.say(message.error);
     if (!message.picture) return;
     if (current) URL.revokeObjectURL(current);

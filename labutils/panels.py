@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import torch
 from torch import nn
 
-from labutils.controls import Panel, caption, close_all, show, view
+from labutils.controls import Panel, caption, choice, close_all, show, view
 from labutils.data import Dataset, to_float
 from labutils.latent import interpolate, traverse
 from labutils.plots import class_names
@@ -30,11 +30,6 @@ def _number(text: str, value: int, last: int) -> widgets.BoundedIntText:
                                   layout=widgets.Layout(width="180px"))  # fmt: skip
 
 
-def _choice(text: str, options: object, value: object) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=value, description=text, layout=widgets.Layout(width="auto"),
-                            style={"description_width": "initial"})  # fmt: skip
-
-
 def traversals(model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, units: int = 8) -> Panel:
     """What does each unit do? A strip for each of `units` units: a test image's code with that unit moved through its
     range, all else fixed. The most important units come first."""
@@ -42,7 +37,7 @@ def traversals(model: "Space | Run | nn.Module | str | Path", data: Dataset | No
     units = min(units, space.latent_dim)
     image = _number("test image", 0, len(space.data.test) - 1)
     pages = [(f"{i + 1} to {min(i + units, space.latent_dim)}", i) for i in range(0, space.latent_dim, units)]
-    first = _choice("units, by importance", pages, 0)
+    first = choice(pages, 0, "units, by importance")
     strips = [view(36 * STEPS, 36) for _ in range(units)]
     labels = [caption(width=76) for _ in range(units)]
 
@@ -75,7 +70,7 @@ def interpolation(
     space = latent_space(model, data)
     last = len(space.data.test) - 1
     start, end = _number("from test image", a, last), _number("to", b, last)
-    way = _choice("along the", [("line", False), ("arc", True)], False)
+    way = choice([("line", False), ("arc", True)], False, "along the")
     at = widgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="place", layout=widgets.Layout(width="480px"))
     ends, between, strip = [view(84), view(84)], view(140), view(56 * STEPS, 56)
     shown: dict[str, Any] = {}
@@ -180,9 +175,9 @@ def random_digits(
 ) -> Panel:
     """What does it dream? A grid of pictures decoded from random codes, for each way to draw them (see Space.draw)."""
     space = latent_space(model, data)
-    sampler = _choice("codes from", RANDOM, method)
+    sampler = choice(RANDOM, method, "codes from")
     digits = [(name, label) for label, name in enumerate(class_names(space.data.name))]
-    label = _choice("class", digits, digits[0][1])
+    label = choice(digits, digits[0][1], "class")
     seed = _number("draw", 0, 999)
     grid = view(15 * 42, -(-n // 15) * 42)
 

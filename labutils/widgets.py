@@ -1,6 +1,5 @@
 """LatentExplorer: a slider for every unit of a code, and beside them the picture that the decoder makes of it."""
 
-import base64
 import json
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,20 @@ import torch
 from torch import nn
 
 from labutils.config import outputs_dir
-from labutils.controls import STYLE, Later, Status, button, caption, close_all, show, view
+from labutils.controls import (
+    STYLE,
+    Later,
+    Status,
+    bars,
+    button,
+    caption,
+    choice,
+    close_all,
+    code_text,
+    links,
+    show,
+    view,
+)
 from labutils.data import Dataset
 from labutils.models import inference
 from labutils.pictures import png
@@ -198,8 +210,8 @@ class LatentExplorer:
         x = self.space.decode(self.z[None], self.y)
         found, errors = self.space.nearest(x)
         show(self.nearest, self.space.known.images[found])
-        self._text.value = text = _text_of(self.z)
-        self._links.value = _links(text, png(x), f"{self.space.name}.png")
+        self._text.value = text = code_text(self.z)
+        self._links.value = links(text, png(x), f"{self.space.name}.png")
         labels = " ".join(self.names[int(self.space.known.labels[i])] for i in found)
         picture, code = self.space.error_rank(float(errors[0])), self.space.code_rank(self.z)
         self._facts.value = (
@@ -209,7 +221,7 @@ class LatentExplorer:
         if self.classifier is not None:
             with inference(self.classifier) as device:
                 shares = self.classifier(x.to(device)).softmax(1)[0].cpu().tolist()
-            self._opinion.value = _bars(shares, self.names)
+            self._opinion.value = bars(shares, self.names)
 
     def save_png(self, path: str | Path) -> Path:
         """Write the picture, 28 × 28 pixels, dark ink on white."""
@@ -252,11 +264,11 @@ class LatentExplorer:
         self._real_caption, self._rebuilt_caption = caption(), caption()
         self._facts, self._opinion, self._links = caption(), caption(), caption()
         digits = [("any", ANY), *((name, label) for label, name in enumerate(self.names))]
-        self._digit = _choice(digits, ANY, tooltip="which class")
-        self._method = _choice(RANDOM, "gaussian", tooltip="where codes come from")
-        self._told = _choice([("nothing", ANY), *digits[1:]], ANY, description="the decoder is told")
+        self._digit = choice(digits, ANY, tooltip="which class")
+        self._method = choice(RANDOM, "gaussian", tooltip="where codes come from")
+        self._told = choice([("nothing", ANY), *digits[1:]], ANY, "the decoder is told")
         self._told.observe(self._told_moved, "value")
-        self._favourite = _choice([("favourites", ""), *((name, name) for name in self.favourites)], "")
+        self._favourite = choice([("favourites", ""), *((name, name) for name in self.favourites)], "")
         self._favourite.layout.max_width = "170px"
         self._favourite.observe(self._chosen, "value")
         self._text = widgets.Text(
@@ -334,7 +346,7 @@ class LatentExplorer:
             self._try(self.recall, change["new"])
 
     def _typed(self, change: Any) -> None:
-        if change["new"] and change["new"] != _text_of(self.z):
+        if change["new"] and change["new"] != code_text(self.z):
             self._try(self.paste, change["new"])
 
     def _favourites_path(self) -> Path | None:
@@ -345,39 +357,3 @@ class LatentExplorer:
     def _stored_favourites(self) -> dict[str, dict[str, Any]]:
         path = self._favourites_path()
         return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
-
-
-def _choice(options: Any, value: Any, **traits: str) -> widgets.Dropdown:
-    layout = widgets.Layout(width="auto", margin="0 2px")
-    return widgets.Dropdown(
-        options=options, value=value, layout=layout, style={"description_width": "initial"}, **traits
-    )
-
-
-def _text_of(z: torch.Tensor) -> str:
-    return ", ".join(f"{value:.5g}" for value in z.tolist())
-
-
-def _links(text: str, picture: bytes, file: str) -> str:
-    """Copy and save without a round trip: the browser has both already."""
-    data = base64.b64encode(picture).decode()
-    look = (
-        "class='jupyter-button' style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
-    )
-    return (
-        f"<div style='display: flex'><button {look} data-code='{text}' "
-        "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
-        f"<a {look} download='{file}' href='data:image/png;base64,{data}'>save PNG</a></div>"
-    )
-
-
-def _bars(shares: list[float], names: tuple[str, ...]) -> str:
-    """A bar for each class, as HTML."""
-    bars = "".join(
-        f"<div style='width: 15px; text-align: center' title='{name}: {share:.1%}'>"
-        f"<div style='margin: {44 - 44 * share:.0f}px 2px 0; height: {44 * share:.0f}px; background: #0072B2'></div>"
-        f"{name[:2]}</div>"
-        for name, share in zip(names, shares, strict=True)
-    )
-    best = max(range(len(shares)), key=shares.__getitem__)
-    return f"<div style='display: flex'>{bars}</div>a classifier sees: <b>{names[best]}</b> ({shares[best]:.0%})"
