@@ -132,13 +132,18 @@ class LatentMap(anywidget.AnyWidget):
 
     def picture_at(self, x: float, y: float) -> bytes:
         """The PNG of the decoded point."""
-        return png(self.space.decode(self.projection.inverse(torch.tensor([[x, y]]))))
+        return png(self.space.decode(self.projection.inverse(torch.tensor([[x, y]], dtype=torch.float32))))
 
     def click(self, point: int) -> None:
         """Load the image of a point (an index into the map's points) into the explorer."""
         self.clicked = int(self.index[point])
         if self.explorer:
             self.explorer.from_image(self.clicked)
+
+    def close(self) -> None:
+        """Remove the map from the page and the kernel."""
+        self.layout.close()
+        super().close()
 
     def _received(self, widget: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
         try:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ipywidgets.widgets import widget as ipywidgets_widget
 from PIL import Image
 from sklearn.decomposition import PCA
 from test_widgets import TINY, message, trained_like
@@ -50,6 +51,13 @@ def test_hovering_is_answered_with_the_decoded_point(space, sent):
     ask(the_map, {"hover": [0.5, -0.25]})
     code = the_map.projection.inverse(torch.tensor([[0.5, -0.25]]))
     assert sent == [({"picture": True}, [png(space.decode(code))])]
+    the_map.close()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_place_may_be_whole_numbers(space, method):
+    the_map = LatentMap(space, method=method, n=50)
+    assert the_map.picture_at(0, 1) == the_map.picture_at(0.0, 1.0)
     the_map.close()
 
 
@@ -109,6 +117,12 @@ def test_the_atlas_reads_from_the_top_left(space):
 def test_an_impossible_projection_is_refused(space, method, reason):
     with pytest.raises(ValueError, match=reason):
         LatentMap(space, method=method)
+
+
+def test_a_closed_map_leaves_nothing(space):
+    before = len(ipywidgets_widget._instances)
+    LatentMap(space, n=50).close()
+    assert len(ipywidgets_widget._instances) == before
 
 
 def test_a_map_of_nothing_is_refused():
