@@ -55,8 +55,10 @@ class Space:
 
     def decode(self, z: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
         """codes (N,latent_dim), and for a conditional_vae one label or (N,) → images (N,1,28,28) in [0,1]."""
-        with inference(self.model) as device:
-            labels = None if y is None else torch.as_tensor(y, device=device).expand(len(z))
+        device = next(self.model.parameters()).device
+        labels = None if y is None else torch.as_tensor(y, device=device).expand(len(z))
+        # to set the mode of every layer takes as long as decoding one code: only where it is not set already
+        with inference(self.model) if self.model.training else torch.inference_mode():
             return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

@@ -332,3 +332,12 @@ def test_the_saved_picture_is_the_one_that_is_seen(explorer, tmp_path):
     assert path.read_bytes() == explorer.picture.value
     assert "download" in explorer._links.value
     assert json.dumps(explorer._text.value)
+
+
+def test_a_model_in_training_is_decoded_as_it_will_be_and_trains_on(digits):
+    model = trained_like(replace(TINY, batch_norm=True))
+    space = latent_space(model, digits, n=100)
+    before = space.decode(space.z[:3])
+    model.train()
+    assert torch.equal(space.decode(space.z[:3]), before)
+    assert model.training
