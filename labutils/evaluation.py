@@ -33,7 +33,7 @@ def knn(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Te
 def unit_kl(model: nn.Module, split: Split) -> np.ndarray:
     """(latent_dim,) KL of each latent unit of a VAE in nats, averaged over the images. A unit at zero is unused."""
     with inference(model) as device:
-        posteriors = (model.posterior(x) for x, _ in batches(split.to(device), 1000))  # type: ignore[operator]
+        posteriors = (model.posterior(x, y) for x, y in batches(split.to(device), 1000))  # type: ignore[operator]
         return torch.cat([kl_to_standard_normal(*posterior) for posterior in posteriors]).mean(0).cpu().numpy()
 
 
@@ -55,7 +55,7 @@ def importance_nll(
     with inference(model) as device, private_noise(seed, "importance", device):
         for x, y in batches(split.to(device), max(1, at_once // k)):
             x = x.bernoulli() if binarise else x
-            mu, logvar = model.posterior(x)  # type: ignore[operator]
+            mu, logvar = model.posterior(x, y)  # type: ignore[operator]
             noise = torch.randn(k, *mu.shape, device=device)
             z = mu + (0.5 * logvar).exp() * noise  # (k,B,latent_dim)
             logits = model.decode_logits(z.flatten(0, 1), y.repeat(k)).view(k, *x.shape)  # type: ignore[operator]

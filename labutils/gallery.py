@@ -10,7 +10,7 @@ from torch import nn
 from labutils.config import Config
 from labutils.data import Dataset
 from labutils.files import weights_file
-from labutils.latent import decode_codes, encode_images, interpolate, project, sample_normal
+from labutils.latent import decode_codes, encode_images, interpolate, project, reconstruct, sample_normal
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
 
 
@@ -46,7 +46,7 @@ def epoch_gallery(
         pictures: dict[str, Figure] = {
             "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
-            "reconstructions": plot_images({"x": images[:12], "x_hat": decode_codes(model, z[:12], labels[:12])}),
+            "reconstructions": plot_images({"x": images[:12], "x_hat": reconstruct(model, images[:12], labels[:12])}),
             "interpolation": plot_images({"2 → 5": decode_codes(model, interpolate(z[two], z[five]))}),
         }
         for method in maps:

@@ -29,9 +29,9 @@ def model_of(model: Model) -> nn.Module:
     return run.model if isinstance(run, Run) else run
 
 
-def encode(model: Model, source: object) -> torch.Tensor:
-    """Images, as `pictures.as_images` takes them → codes (N,latent_dim)."""
-    return latent.encode_images(model_of(model), as_images(source))
+def encode(model: Model, source: object, y: torch.Tensor | None = None) -> torch.Tensor:
+    """Images, as `pictures.as_images` takes them, labels y (N,) for a conditional_vae → codes (N,latent_dim)."""
+    return latent.encode_images(model_of(model), as_images(source), y)
 
 
 def decode(model: Model, z: object, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -50,7 +50,7 @@ def decode(model: Model, z: object, y: torch.Tensor | None = None) -> torch.Tens
 
 def reconstruct(model: Model, source: object, y: torch.Tensor | None = None) -> torch.Tensor:
     """Images, as `pictures.as_images` takes them → their reconstructions (N,1,28,28) in [0,1]."""
-    return decode(model, encode(model, source), y)
+    return decode(model, encode(model, source, y), y)
 
 
 def interpolate(model: Model, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:

@@ -10,10 +10,18 @@ from labutils.data import to_float
 from labutils.models import inference
 
 
-def encode_images(model: nn.Module, images: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
-    """images (N,1,28,28), uint8 or floats in [0,1] → codes (N,latent_dim)."""
+def encode_images(
+    model: nn.Module, images: torch.Tensor, y: torch.Tensor | None = None, batch_size: int = 1000
+) -> torch.Tensor:
+    """images (N,1,28,28), uint8 or floats in [0,1], labels (N,) that only a conditional_vae looks at → codes
+    (N,latent_dim)."""
+    told = y is not None and getattr(model, "conditional", False)
     with inference(model) as device:
-        return torch.cat([model.encode(to_float(x.to(device))).cpu() for x in images.split(batch_size)])  # type: ignore[operator]
+        codes = []
+        for i in range(0, len(images), batch_size):
+            labels = [y[i : i + batch_size].to(device)] if told else []  # type: ignore[index]
+            codes.append(model.encode(to_float(images[i : i + batch_size].to(device)), *labels).cpu())  # type: ignore[operator]
+        return torch.cat(codes)
 
 
 def decode_codes(
@@ -30,7 +38,7 @@ def decode_codes(
 
 def reconstruct(model: nn.Module, images: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
     """images (N,1,28,28), labels as in `decode_codes` → their reconstructions (N,1,28,28) in [0,1]."""
-    return decode_codes(model, encode_images(model, images), y)
+    return decode_codes(model, encode_images(model, images, y), y)
 
 
 def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
@@ -93,7 +101,7 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
         )
         size = n // len(groups) + (i < n % len(groups))
         with threadpool_limits(1):  # matrices this small gain nothing from threads, which wait beside a busy process
-            parts.append(torch.from_numpy(mixture.fit(group.numpy()).sample(size)[0]).float())
+            parts.append(torch.from_numpy(mixture.fit(group.double().numpy()).sample(size)[0]).float())
     # a mixture hands its samples out component by component
     return torch.cat(parts)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
 

@@ -132,7 +132,7 @@ def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> d
     mus, squares = [], 0.0
     with inference(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), 1000):
-            mu, logvar = model.posterior(x)  # type: ignore[operator]
+            mu, logvar = model.posterior(x, y)  # type: ignore[operator]
             squares += float(image_mse(x, model.decode(draw_code(mu, logvar), y)).sum())  # type: ignore[operator]
             mus.append(mu)
     return {

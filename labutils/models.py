@@ -184,8 +184,8 @@ class VAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014): the encoder gives a normal distribution of codes.
 
     The config's model decides the layers: mlp_vae has one hidden layer each way (784 → hidden → latent_dim), conv_vae
-    those of ConvAutoencoder, and conditional_vae a decoder that is told the label besides (Sohn et al. 2015). It also
-    learns to do without: of a tenth of the images it is not told.
+    those of ConvAutoencoder. conditional_vae has encoder and decoder told the label besides (Sohn et al. 2015): so the
+    code need not say which digit it is, and does not. It also learns to do without a label, a tenth of the time.
     """
 
     def __init__(self, config: Config) -> None:
@@ -203,39 +203,42 @@ class VAE(nn.Module):
             )
         else:
             self.encoder = conv_encoder(config, 2 * config.latent_dim)
+            if self.conditional:  # what a label changes in mu and logvar: with it every class has codes around zero
+                self.label_shift = nn.Linear(CLASSES, 2 * config.latent_dim, bias=False)
             self.decoder = conv_decoder(config, inputs)
         _initialise(self, config)
         with torch.no_grad():  # the first steps need not unlearn random clouds and random pictures of them
             for end in (_last_layer(self.encoder), _last_layer(self.decoder)):
                 end.weight.mul_(0.01)
+            if self.conditional:
+                self.label_shift.weight.zero_()
 
-    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (B,1,28,28) in [0,1] → mu and logvar of q(z|x), (B,latent_dim) each, float32; logvar is within ±10."""
-        mu, logvar = self.encoder(x).float().chunk(2, dim=1)
+    def posterior(self, x: torch.Tensor, y: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (B,1,28,28) in [0,1] → mu and logvar of q(z|x), (B,latent_dim) each, float32; logvar is within ±10.
+
+        Labels y (B,) are for a conditional_vae alone; None, or −1 for one image, is not to be told.
+        """
+        outputs = self.encoder(x).float()
+        if self.conditional:
+            outputs = outputs + self.label_shift(_one_hot(outputs, y))
+        mu, logvar = outputs.chunk(2, dim=1)
         return mu, 10 * (logvar / 10).tanh()  # bounded smoothly: no exponential overflows, no gradient is cut off
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B,1,28,28) in [0,1] → mu (B,latent_dim)."""
-        return self.posterior(x)[0]
+    def encode(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B,1,28,28) in [0,1], labels as in `posterior` → mu (B,latent_dim)."""
+        return self.posterior(x, y)[0]
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """z (B,latent_dim) → logits (B,1,28,28), float32; labels y (B,) are for a conditional_vae alone."""
-        if self.conditional:
-            label = z.new_zeros(len(z), CLASSES)
-            if y is not None:
-                label.scatter_(1, y[:, None], 1.0)
-                if self.training:
-                    label *= torch.rand(len(z), 1, device=z.device) > 0.1
-            z = torch.cat([z, label], dim=1)
-        return self.decoder(z).float()
+        """z (B,latent_dim), labels as in `posterior` → logits (B,1,28,28), float32."""
+        return self.decoder(torch.cat([z, _one_hot(z, y)], dim=1) if self.conditional else z).float()
 
     def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """z (B,latent_dim), labels as in `decode_logits` → x_hat (B,1,28,28) in [0,1]."""
+        """z (B,latent_dim), labels as in `posterior` → x_hat (B,1,28,28) in [0,1]."""
         return self.decode_logits(z, y).sigmoid()
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """x → x_hat decoded from mu, both (B,1,28,28)."""
-        return self.decode(self.encode(x), y)
+        return self.decode(self.encode(x, y), y)
 
     def sample(self, n: int, y: int | torch.Tensor | None = None, seed: int | None = None) -> torch.Tensor:
         """n images (n,1,28,28) in [0,1], decoded from codes of the prior N(0, I).
@@ -250,6 +253,12 @@ class VAE(nn.Module):
         with inference(self) as device:
             labels = None if y is None else torch.as_tensor(y, device=device).expand(n)
             return self.decode(z.to(device), labels)
+
+
+def _one_hot(like: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+    """Labels (B,) → (B,10) of the other tensor's type, a row of zeros where there is none (−1)."""
+    told = like.new_zeros(len(like), CLASSES)
+    return told if y is None else told.scatter_(1, y.clamp_min(0)[:, None], (y >= 0).to(told)[:, None])
 
 
 class Classifier(nn.Module):

@@ -67,7 +67,9 @@ def negative_elbo(
     """
     if binarise:
         x = x.bernoulli()
-    mu, logvar = model.posterior(x)  # type: ignore[operator]
+    if model.training and y is not None:  # a conditional_vae learns to do without a label too
+        y = torch.where(torch.rand(len(y), device=y.device) < 0.1, -1, y) if getattr(model, "conditional", False) else y
+    mu, logvar = model.posterior(x, y)  # type: ignore[operator]
     logits = model.decode_logits(draw_code(mu, logvar), y)  # type: ignore[operator]
     bce = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
     unit_kl = kl_to_standard_normal(mu, logvar).mean(0)

@@ -43,7 +43,7 @@ def traversals(model: "Space | Run | nn.Module | str | Path", data: Dataset | No
 
     def update() -> None:
         x, y = _test_image(space, image.value)
-        z = space.encode(x)[0]
+        z = space.encode(x, y)[0]
         shown = space.order[first.value : first.value + units]
         values = [torch.linspace(float(space.low[unit]), float(space.high[unit]), STEPS) for unit in shown]
         codes = torch.cat([traverse(z, unit, v) for unit, v in zip(shown, values, strict=True)])
@@ -116,7 +116,7 @@ def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tor
         index, last = int(name.strip("#")), len(space.data.test if "#" in name else class_names(space.data.name)) - 1
         if index > last:
             raise ValueError(f"{name} in {expression!r}: the last there is is {last}")
-        code = space.encode(_test_image(space, index)[0])[0] if "#" in name else space.mean_code(index)
+        code = space.encode(*_test_image(space, index))[0] if "#" in name else space.mean_code(index)
         return operands.setdefault(name, code)
 
     def value(node: ast.AST) -> torch.Tensor:
@@ -206,7 +206,7 @@ def side_by_side(spaces: Mapping[str, Space], steps: int = 9) -> Panel:
     def update() -> None:
         for name, space in spaces.items():
             x, y = _test_image(space, image.value)
-            z, spread = space.encode(x), space.z.std(0)
+            z, spread = space.encode(x, y), space.z.std(0)
             noise = torch.randn(space.latent_dim, generator=torch.Generator().manual_seed(direction.value))
             far = torch.linspace(0, reach.value, steps)[:, None]
             show(strips[name], space.decode(z + far * spread * noise, y))

@@ -61,14 +61,14 @@ class Space:
         with inference(self.model) if self.model.training else torch.inference_mode():
             return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """images (N,1,28,28) → codes (N,latent_dim)."""
-        return encode_images(self.model, images)
+    def encode(self, images: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
+        """images (N,1,28,28), for a conditional_vae one label or (N,) → codes (N,latent_dim)."""
+        return encode_images(self.model, images, None if y is None else torch.as_tensor(y).expand(len(images)))
 
     @cached_property
     def test_z(self) -> torch.Tensor:
         """(N,latent_dim) the codes of the test images."""
-        return encode_images(self.model, self.data.test.images)
+        return encode_images(self.model, self.data.test.images, self.data.test.labels)
 
     def mean_code(self, label: int) -> torch.Tensor:
         """(latent_dim,) the mean code of a class."""
@@ -187,7 +187,7 @@ def latent_space(model: "Space | Run | nn.Module | str | Path", data: Dataset | 
         raise ValueError("a model alone does not say which images it knows: pass data=load_dataset(…)")
     data = data or load_dataset(dataset or "mnist")
     known = subset(data.train, min(n, len(data.train)))
-    z = encode_images(network, known.images)
+    z = encode_images(network, known.images, known.labels)
     low, high = torch.quantile(z, torch.tensor([0.005, 0.995]), dim=0)
     # a unit that hardly varies gets a slider that moves it visibly all the same: seeing nothing happen is the point
     missing = (0.1 * (high - low).max() - (high - low)).clamp_min(0) / 2

@@ -62,9 +62,9 @@ class Run:
             return self.path.stem
         return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
 
-    def encode(self, images: object) -> torch.Tensor:
+    def encode(self, images: object, y: torch.Tensor | None = None) -> torch.Tensor:
         """Images (N,1,28,28) as tensor, array or paths of pictures → codes (N,latent_dim); see inference.py."""
-        return _inference().encode(self.model, images)
+        return _inference().encode(self.model, images, y)
 
     def decode(self, z: object, y: torch.Tensor | None = None) -> torch.Tensor:
         """Codes (N,latent_dim) → images (N,1,28,28) in [0,1]."""

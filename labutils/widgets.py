@@ -117,8 +117,8 @@ class LatentExplorer:
             raise IndexError(f"test image {index} must be from 0 to {len(test) - 1}")
         self._index, label = index, int(test.labels[index])
         x = test.images[index : index + 1]
-        z = self.space.encode(x)
         y = label if self.space.conditional else None
+        z = self.space.encode(x, y)
         self._show_real(x, self.space.decode(z, y), f"a real {self.names[label]}")
         self.load(z[0], f"test image {index}, a {self.names[label]}", y)
 

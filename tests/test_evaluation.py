@@ -41,7 +41,7 @@ class Constant(nn.Module):
         super().__init__()
         self.q = nn.Parameter(torch.tensor([mu, logvar]))
 
-    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, x: torch.Tensor, y: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         return self.q[0].expand(len(x), 3), self.q[1].expand(len(x), 3)
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:

@@ -170,7 +170,7 @@ class Cloud(nn.Module):
         super().__init__()
         self.sigma = nn.Parameter(torch.tensor(0.5))
 
-    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, x: torch.Tensor, y: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         mu = torch.stack([x.flatten(1).mean(1) * 10, torch.ones(len(x))], 1)
         return mu, (2 * self.sigma.log()).expand_as(mu)
 

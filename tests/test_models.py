@@ -10,8 +10,8 @@ from torch import nn
 
 from labutils.config import BASELINE, COMPACT, Config
 from labutils.data import Dataset, subset
-from labutils.models import build_model
-from labutils.objectives import build_objective
+from labutils.models import VAE, build_model
+from labutils.objectives import build_objective, negative_elbo
 from labutils.training import fit
 
 CHOICES = {f.name: f.metadata["choices"] for f in fields(Config)}
@@ -136,13 +136,15 @@ SMALL = {
     model: replace(TINY, model=model, **({"filters": (32, 32, 64), "depth": 3, "hidden": 8} if "mlp" in model else {}))
     for model in CHOICES["model"]
 }
-# The reader's images (dataset), where and how precisely it is computed (device, precision) have tests of their own
-ELSEWHERE = {"dataset", "model", "device", "precision"}
+# The reader's images (dataset), where and how precisely it is computed (device, precision) and what a classifier starts
+# from (encoder) have tests of their own
+ELSEWHERE = {"dataset", "model", "device", "precision", "encoder"}
 CHANGES = {
     "filters": (3, 5), "depth": 1, "latent_dim": 5, "residual": True, "hidden": 9, "batch_norm": True,
     "activation": "silu", "negative_slope": 0.2, "dropout": 0.5, "loss": "bce", "beta": 2.0, "beta_warmup": 0.9,
     "free_bits": 2.0, "binarise": True, "epochs": 2, "batch_size": 20, "lr": 5e-3, "schedule": "constant",
-    "optimizer": "adam", "beta2": 0.9, "weight_decay": 0.1, "n_train": 32, "seed": 1,
+    "optimizer": "adam", "beta2": 0.9, "weight_decay": 0.1, "n_train": 32, "seed": 1, "head": 8, "shift": 2,
+    "flip": True, "label_smoothing": 0.1, "encoder_lr": 0.5,
 }  # fmt: skip
 
 
@@ -225,11 +227,40 @@ def test_only_a_conditional_vae_looks_at_labels():
         assert torch.equal(vae.sample(2, y=1, seed=0), vae.sample(2, y=one, seed=0))
 
 
+def test_a_conditional_encoder_is_told_the_label_and_minus_one_is_none():
+    vae, x = build_model(SMALL["conditional_vae"]).eval(), torch.rand(3, 1, 28, 28)
+    nn.init.normal_(vae.label_shift.weight)  # it starts at zero
+    told, without = vae.encode(x, torch.tensor([1, 1, -1])), vae.encode(x)
+    assert torch.equal((told == without).all(1), torch.tensor([False, False, True]))
+    with torch.no_grad():
+        expected = vae.encoder(x)[:, :4] + vae.label_shift.weight[:4, 1]
+    torch.testing.assert_close(told[:2], expected[:2])
+    z = torch.zeros(2, 4)
+    images = vae.decode(z, torch.tensor([-1, 3]))
+    assert torch.equal(images[0], vae.decode(z)[0])
+    assert not torch.equal(images[1], vae.decode(z)[1])
+
+
 def test_of_a_tenth_of_the_images_a_conditional_vae_is_not_told_the_label():
-    vae = build_model(replace(SMALL["conditional_vae"], batch_norm=False)).train()
-    z, y = torch.zeros(2000, 4), torch.ones(2000, dtype=torch.long)
-    told = (vae.decode(z, y) == vae.eval().decode(z, y)).flatten(1).all(1)
-    assert 0.86 < told.float().mean() < 0.94
+    seen = []
+
+    class Spy(VAE):
+        def posterior(self, x, y=None):
+            seen.append(y)
+            return super().posterior(x, y)
+
+        def decode_logits(self, z, y=None):
+            seen.append(y)
+            return super().decode_logits(z, y)
+
+    spy = Spy(SMALL["conditional_vae"]).train()
+    x, y = torch.zeros(2000, 1, 28, 28), torch.ones(2000, dtype=torch.long)
+    negative_elbo(spy, x, y)
+    assert torch.equal(seen[0], seen[1])  # encoder and decoder alike
+    assert set(seen[0].tolist()) == {1, -1}
+    assert 0.86 < (seen[0] == 1).float().mean() < 0.94
+    negative_elbo(spy.eval(), x, y)
+    assert torch.equal(seen[2], y)
 
 
 def test_a_classifier_is_an_encoder_with_a_head():
