@@ -196,7 +196,9 @@ def plot_curves(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
         ax.set(**{f"{axis}scale": "log"})
-        _plain_log(ax.xaxis if axis == "x" else ax.yaxis)
+        low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+        minor = "23468" if high < 30 * low else "25" if high < 300 * low else ""  # what has room between the tens
+        _plain_log(ax.xaxis if axis == "x" else ax.yaxis, minor=minor)
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return fig
