@@ -137,12 +137,13 @@ SMALL = {
     for model in CHOICES["model"]
 }
 # The reader's images (dataset), where and how precisely it is computed (device, precision) have tests of their own
-ELSEWHERE = {"dataset", "model", "device", "precision"}
+ELSEWHERE = {"dataset", "model", "device", "precision", "encoder"}  # as has what a classifier starts from
 CHANGES = {
     "filters": (3, 5), "depth": 1, "latent_dim": 5, "residual": True, "hidden": 9, "batch_norm": True,
     "activation": "silu", "negative_slope": 0.2, "dropout": 0.5, "loss": "bce", "beta": 2.0, "beta_warmup": 0.9,
     "free_bits": 2.0, "binarise": True, "epochs": 2, "batch_size": 20, "lr": 5e-3, "schedule": "constant",
     "optimizer": "adam", "beta2": 0.9, "weight_decay": 0.1, "n_train": 32, "seed": 1,
+    "head": 8, "shift": 2, "flip": True, "label_smoothing": 0.1, "encoder_lr": 0.5,
 }  # fmt: skip
 
 
