@@ -30,8 +30,6 @@ class Inline(Executor):
     """Does a task when it is handed out. Under the lethal one it breaks, as a pool of processes does: with whatever
     else it had, and for good."""
 
-    _max_workers = 2
-
     def __init__(self):
         self.broken, self.done, self.killed = False, [], False
 
@@ -58,7 +56,7 @@ def tasks(*seeds):
 
 def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
     pools = []
-    monkeypatch.setattr(workers, "_process_a_core", lambda runs: pools.append(Inline()) or pools[-1])
+    monkeypatch.setattr(workers, "_pool", lambda processes: pools.append(Inline()) or pools[-1])
     found = pd.DataFrame(rows(tasks(1, LETHAL, 2, 3, 4), None, own_processes=True)).set_index("seed")
     assert set(found.index) == {1, 2, 3, 4, LETHAL}
     assert found["error"][LETHAL].startswith("RunError: every process that began this run died")
@@ -68,7 +66,7 @@ def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
 
 
 def test_where_an_executor_breaks_processes_of_this_machine_do_the_rest(monkeypatch):
-    monkeypatch.setattr(workers, "_process_a_core", lambda runs: Inline())
+    monkeypatch.setattr(workers, "_pool", lambda processes: Inline())
     with pytest.warns(UserWarning, match="the executor broke"):
         found = {row["run"]: row["error"] for row in rows(tasks(1, 2, LETHAL, 3), Inline(), own_processes=False)}
     assert [bool(found[task.key]) for task in tasks(1, 2, LETHAL, 3)] == [False, False, True, False]
