@@ -88,11 +88,12 @@ def test_killed_while_training_and_saving(store, monkeypatch, counted):
 
 
 @pytest.mark.soak
-def test_20_kills_while_training_and_saving(store, monkeypatch, counted):
+def test_20_kills_while_training_and_saving(tmp_path, monkeypatch, counted):
     counts = {"kills": 0, "gone on": 0, "finished": 0}
     for seed in range(9):  # a process may have got through before its moment came
         if counts["kills"] < 20:
-            more = killed(store / f"{seed}" / "runs", monkeypatch, times=8, events=4, seed=seed)
+            monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / f"{seed}"))
+            more = killed(tmp_path / f"{seed}" / "runs", monkeypatch, times=8, events=4, seed=seed)
             counts = {name: counts[name] + more[name] for name in counts}
     counted(f"{counts['kills']} SIGKILLs while training and saving: 0 lost, {counts['gone on']} begun from a "
             "checkpoint, all ended bit-equal to an undisturbed run")  # fmt: skip
