@@ -1,4 +1,4 @@
-"""The command line: `python -m labutils train | classify | run | publish | runs | doctor`."""
+"""The command line: `python -m labutils train | classify | generate | explore | run | runs | doctor | …`."""
 
 import argparse
 import math
@@ -61,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series.set_defaults(function=_run)
     publish = commands.add_parser("publish", help="replace the published results by those of a full run on MNIST")
     publish.set_defaults(function=_publish)
+    pretrain = commands.add_parser("pretrain", help="replace the published weights by newly trained ones (full MNIST)")
+    pretrain.add_argument("names", nargs="*", metavar="NAME", help="such as vae16; none means all")
+    pretrain.set_defaults(function=_pretrain)
+    _add_inference(commands)
     store = commands.add_parser("runs", help="list the stored runs, verify them, and prune what is of no use")
     store.add_argument("wanted", nargs="*", metavar="FIELD=VALUE", help="only what has it: latent_dim=8 state=damaged")
     store.add_argument("--verify", action="store_true", help="read every byte, the weights too")
@@ -113,6 +117,55 @@ def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: st
 
 def _widths(text: str) -> tuple[int, ...]:
     return tuple(int(width) for width in text.split(","))
+
+
+def _add_inference(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """reconstruct, interpolate, generate and explore; what they do is in inference.py."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--model", default="vae16", metavar="NAME", help="published weights, a run, or a weights file (%(default)s)"
+    )
+    shared.add_argument(
+        "--output", type=Path, default=Path("outputs/local/inference"), metavar="DIR", help="where to (%(default)s)"
+    )
+    digit = "a picture of a digit, or the index of a test image"
+    parsers = {
+        name: commands.add_parser(name, parents=[shared], help=help)
+        for name, help in {
+            "reconstruct": "write digits and what a model makes of them (inference_results.png)",
+            "interpolate": "write the way from one digit to another (latent_interpolation.png)",
+            "generate": "write digits that nobody wrote (generated_digits.png)",
+            "explore": "write a page with sliders and a map, and open it",
+        }.items()
+    }
+    parsers["reconstruct"].add_argument("images", nargs="*", metavar="IMAGE", help=f"{digit}; none: one of each class")
+    parsers["interpolate"].add_argument("start", metavar="FROM", help=digit)
+    parsers["interpolate"].add_argument("end", metavar="TO", help=digit)
+    parsers["interpolate"].add_argument("--steps", type=int, default=11, metavar="N", help="pictures (%(default)s)")
+    parsers["generate"].add_argument(
+        "--method", default="prior", help="prior, gaussian, gaussian per class or mixture (%(default)s)"
+    )
+    parsers["generate"].add_argument("--n", type=int, default=60, metavar="N", help="how many (%(default)s)")
+    parsers["generate"].add_argument("--seed", type=int, default=0, metavar="N", help="for others (%(default)s)")
+    parsers["explore"].add_argument(
+        "--open", action=argparse.BooleanOptionalAction, default=True, help="open it in the browser"
+    )
+    for name, parser in parsers.items():
+        parser.set_defaults(function=_infer, command=name)
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from labutils import inference
+
+    return getattr(inference, f"{options.command}_command")(options)
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from labutils.pretrained import pretrain
+
+    for path in pretrain(options.names):
+        print(f"{'weights':<18} {path}")
+    return 0
 
 
 def _config(options: argparse.Namespace, **defaults: Any) -> Config:

@@ -117,7 +117,7 @@ def read_model(path: Path, sha256: str | None = None) -> tuple[Config, nn.Module
     try:
         with _open(path) as file:
             header, start = _header(file.read(8 + HEADER_LIMIT))
-        config = Config.from_dict(json.loads(header["__metadata__"]["config"]))
+        config = Config(**json.loads(header["__metadata__"]["config"]))  # what a later Config added has its default
         with ONE_AT_A_TIME, torch.device("meta"):  # shapes without memory
             model = build_model(config)
         expected = model.state_dict()

@@ -93,6 +93,41 @@ def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float 
     return fig
 
 
+def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) -> Figure:
+    """What codes look like: the importance of each unit, its mean and spread, how units correlate, and how normal they
+    are (the quantiles of the standardised units against those of N(0, 1)).
+
+    Args:
+        z: (N,d) codes.
+        importance: (d,) of each unit; `measure` says what it is.
+    """
+    from scipy import stats
+
+    order = np.argsort(-importance)
+    z, rank = z[:, order], np.arange(1, z.shape[1] + 1)
+    fig, axes = figure(11, 3, 1, 4)
+    bars, spread, correlation, normal = axes[0]
+    bars.bar(rank, importance[order], color=DIGIT_COLOURS[0])
+    bars.set(title="importance", xlabel="unit, most important first", ylabel=measure)
+    spread.errorbar(rank, z.mean(0), z.std(0), fmt="o", ms=3, color=DIGIT_COLOURS[0])
+    spread.axhline(0, color="#555555", linestyle=":", linewidth=1)
+    spread.set(title="mean ± standard deviation", xlabel="unit")
+    varies = z.std(0) > 1e-6
+    matrix = np.atleast_2d(np.corrcoef(z[:, varies], rowvar=False))
+    shown = correlation.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    fig.colorbar(shown, ax=correlation, shrink=0.8)
+    correlation.set(title="correlation of units", xticks=[], yticks=[])
+    standard = np.sort((z[:, varies] - z[:, varies].mean(0)) / z[:, varies].std(0), axis=0)
+    at = np.linspace(0.005, 0.995, 99)
+    ideal, real = stats.norm.ppf(at), np.quantile(standard, at, axis=0)
+    normal.plot(ideal, real, color=DIGIT_COLOURS[0], alpha=0.35, linewidth=0.8)
+    normal.plot(ideal, ideal, color="#555555", linestyle=":", linewidth=1)
+    normal.set(title="normality", xlabel="quantile of N(0, 1)", ylabel="of the unit, standardised")
+    for ax in (bars, spread, normal):
+        ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
 def _draw_floors(ax: Axes, floors: Mapping[str, float]) -> None:
     for name, value in floors.items():
         ax.axhline(value, color="#555555", linestyle=":", linewidth=1)

@@ -126,8 +126,10 @@ def publish(root: Path = ROOT) -> list[str]:
     if not stems:
         raise FileNotFoundError(f"{source} holds no results: `python -m labutils run` first, with the full MNIST")
     for stem in stems:
-        shutil.rmtree(root / "outputs" / stem, ignore_errors=True)
-        shutil.copytree(source / stem, root / "outputs" / stem)
+        for old in (root / "outputs" / stem).glob("*"):
+            if not old.name.startswith("screenshot_"):  # of a browser: no notebook makes them
+                old.unlink()
+        shutil.copytree(source / stem, root / "outputs" / stem, dirs_exist_ok=True)
         shutil.copy(source / "notebooks" / f"{stem}.ipynb", root / "notebooks")
     rows = []
     for path in sorted((root / "outputs").glob("[0-9]*/summary.json")):

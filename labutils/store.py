@@ -27,7 +27,7 @@ from torch import nn
 
 from labutils.checkpoint import Checkpoint
 from labutils.config import Config, runs_dir, scale
-from labutils.data import Dataset
+from labutils.data import Dataset, load_dataset
 from labutils.files import WEIGHTS_LIMIT, read, read_model, weights_file, write
 from labutils.keys import code_hash, hash_of, of_today, torch_version
 from labutils.transfer import encoder_layers
@@ -55,16 +55,57 @@ class Run:
     history: pd.DataFrame
     path: Path
 
+    @property
+    def name(self) -> str:
+        """What to call it: "vae16" for published weights, else the kind of model, its units and the run's key."""
+        if self.path.suffix == ".safetensors":
+            return self.path.stem
+        return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
+
+    def encode(self, images: object) -> torch.Tensor:
+        """Images (N,1,28,28) as tensor, array or paths of pictures → codes (N,latent_dim); see inference.py."""
+        return _inference().encode(self.model, images)
+
+    def decode(self, z: object, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes (N,latent_dim) → images (N,1,28,28) in [0,1]."""
+        return _inference().decode(self.model, z, y)
+
+    def reconstruct(self, images: object, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Images as in `encode` → their reconstructions (N,1,28,28)."""
+        return _inference().reconstruct(self.model, images, y)
+
+    def interpolate(self, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
+        """Two images as in `encode` → (steps,1,28,28) from one to the other by way of their codes."""
+        return _inference().interpolate(self.model, start, end, steps, spherical=spherical)
+
+    def sample(self, n: int, method: str = "prior", *, y: int | None = None, seed: int = 0) -> torch.Tensor:
+        """n invented images (n,1,28,28); the methods are latent.SAMPLERS, fitted to codes of this run's data."""
+        data = None if method == "prior" else load_dataset(self.config.dataset)
+        return _inference().sample(self.model, n, method, data, y=y, seed=seed)
+
+
+def _inference() -> Any:
+    from labutils import inference  # only here: it stands on this module
+
+    return inference
+
 
 def load_run(path: str | Path) -> Run:
     """Read a stored run back, every byte verified.
 
     Args:
-        path: the run's folder, or its name in the run store.
+        path: the run's folder, or its name in the run store; the name of weights that come with the repository, such
+            as "vae16" (see pretrained.py); or a weights file (.safetensors) that `--checkpoint-path` wrote.
 
     Raises:
         RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
     """
+    from labutils.pretrained import PRETRAINED, load_pretrained, load_weights  # only here: it stands on this module
+
+    if str(path) in PRETRAINED and not Path(path).is_dir():
+        return load_pretrained(str(path))
+    if Path(path).suffix == ".safetensors":
+        return load_weights(Path(path))
     return read_run(Path(path) if Path(path).is_dir() else runs_dir() / path)
 
 

@@ -116,12 +116,14 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(tmp_path):
         (folder / stem).mkdir(parents=True)
         summary = {"question": f"{stem}?", "answer": answer} | ({"minutes": 1.5} if answer == "new" else {})
         (folder / stem / "summary.json").write_text(json.dumps(summary))
-    (published / "01_a" / "dropped.png").touch()
+    for name in ("dropped.png", "screenshot_of_a_browser.png"):
+        (published / "01_a" / name).touch()
     (results / "notebooks").mkdir()
     (results / "notebooks" / "01_a.ipynb").write_text("executed")
     (results / "notebooks" / "02_b.ipynb").write_text("failed: no summary")
     assert publish(tmp_path) == ["01_a"]
-    assert [path.name for path in (published / "01_a").iterdir()] == ["summary.json"]
+    kept = ["screenshot_of_a_browser.png", "summary.json"]
+    assert sorted(path.name for path in (published / "01_a").iterdir()) == kept
     assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["01_a.ipynb"]
     rows = "| [01_a](notebooks/01_a.ipynb) | 01_a? | new | 1.5 |\n| [02_b](notebooks/02_b.ipynb) | 02_b? | two |  |\n"
     assert (tmp_path / "README.md").read_text() == f"{head}{rows}\nMore.\n"

@@ -1,0 +1,187 @@
+"""Small parts that the explorer and the panels share: pictures, a status line, work that waits for a pause."""
+
+import asyncio
+import base64
+import html
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+
+from labutils.pictures import png
+
+# Sizes are pixels: JupyterLab shows an output about 850 pixels wide on a screen of 1280
+STYLE = """<style>
+.labutils-pixels { image-rendering: pixelated; background: white; border: 1px solid var(--jp-border-color2, #bbb); }
+.labutils-caption, .labutils-caption * { font-size: 12px; color: var(--jp-ui-font-color1, #222); }
+.labutils-caption * { line-height: 1.45 !important; }
+.labutils-caption .widget-html-content { padding: 3px 0; }
+.labutils-quiet { color: var(--jp-ui-font-color2, #666) !important; }
+.labutils-error, .labutils-error * { color: var(--jp-error-color1, #b00020) !important; }
+.labutils-slider .widget-label { font-size: 11px; font-variant-numeric: tabular-nums; }
+.labutils-slider .widget-readout { font-size: 11px; min-width: 36px; }
+</style>"""
+
+
+def view(width: int, height: int = 0) -> widgets.Image:
+    """An image widget of so many screen pixels that shows each pixel of a picture as a square."""
+    image = widgets.Image(
+        format="png",
+        layout=widgets.Layout(
+            width=f"{width}px", height=f"{height or width}px", min_width=f"{width}px", margin="0 2px", object_fit="fill"
+        ),
+    )
+    image.add_class("labutils-pixels")
+    return image
+
+
+def show(image: widgets.Image, pictures: torch.Tensor, columns: int = 0) -> None:
+    """Replace a view's picture by images (N,1,28,28), in place."""
+    image.value = png(pictures, columns)
+
+
+def caption(text: str = "", width: int = 0) -> widgets.HTML:
+    """A line of small text; HTML."""
+    line = widgets.HTML(text, layout=widgets.Layout(margin="0 2px", width=f"{width}px" if width else "auto"))
+    line.add_class("labutils-caption")
+    return line
+
+
+def button(text: str, action: Callable[[], object], tooltip: str = "", width: str = "auto") -> widgets.Button:
+    """A button that calls `action`."""
+    result = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width=width, margin="0 2px"))
+    result.on_click(lambda _: action())
+    return result
+
+
+def choice(options: Any, value: Any, text: str = "", tooltip: str = "") -> widgets.Dropdown:
+    """A dropdown as wide as its words, after a text."""
+    return widgets.Dropdown(options=options, value=value, description=text, tooltip=tooltip or None,
+                            layout=widgets.Layout(width="auto", margin="0 2px"),
+                            style={"description_width": "initial"})  # fmt: skip
+
+
+def code_text(z: torch.Tensor) -> str:
+    """A code (latent_dim,) as text that can be pasted."""
+    return ", ".join(f"{value:.5g}" for value in z.tolist())
+
+
+def links(text: str, picture: bytes, file: str) -> str:
+    """Copy and save without a round trip: the browser has both already."""
+    data = base64.b64encode(picture).decode()
+    look = (
+        "class='jupyter-button' style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
+    )
+    return (
+        f"<div style='display: flex'><button {look} data-code='{text}' "
+        "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
+        f"<a {look} download='{file}' href='data:image/png;base64,{data}'>save PNG</a></div>"
+    )
+
+
+def bars(shares: list[float], names: tuple[str, ...]) -> str:
+    """A bar for each class, as HTML."""
+    columns = "".join(
+        f"<div style='width: 15px; text-align: center' title='{name}: {share:.1%}'>"
+        f"<div style='margin: {44 - 44 * share:.0f}px 2px 0; height: {44 * share:.0f}px; background: #0072B2'></div>"
+        f"{name[:2]}</div>"
+        for name, share in zip(names, shares, strict=True)
+    )
+    best = max(range(len(shares)), key=shares.__getitem__)
+    return f"<div style='display: flex'>{columns}</div>a classifier sees: <b>{names[best]}</b> ({shares[best]:.0%})"
+
+
+class Status:
+    """The last line of a panel: what it did last, or what went wrong. No exception vanishes: it is shown here, kept as
+    `error`, and raised on."""
+
+    def __init__(self) -> None:
+        self.line = caption()
+        self.error: Exception | None = None
+
+    def say(self, text: str) -> None:
+        self.error = None
+        self.line.remove_class("labutils-error")
+        self.line.value = html.escape(text)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            self.line.add_class("labutils-error")
+            self.line.value = html.escape(f"{type(error).__name__}: {error}")
+            raise
+        if self.error:  # what went wrong before is mended
+            self.say("")
+
+
+class Later:
+    """Calls a function once, `seconds` after the last request; at once where no event loop runs, as in a script."""
+
+    def __init__(self, function: Callable[[], None], seconds: float) -> None:
+        self.function, self.seconds = function, seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def request(self) -> None:
+        self.cancel()
+        try:
+            self._timer = asyncio.get_running_loop().call_later(self.seconds, self.function)
+        except RuntimeError:
+            self.function()
+
+    def cancel(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+
+
+def close_all(widget: widgets.Widget) -> None:
+    """Close a widget, what it holds, and their layouts and styles: the kernel and the page forget them."""
+    for child in getattr(widget, "children", ()):
+        close_all(child)
+    for name in ("layout", "style"):
+        if isinstance(part := getattr(widget, name, None), widgets.Widget):
+            part.close()
+    widget.close()
+
+
+class Panel:
+    """Controls above pictures, and a status line. `update` draws everything anew; a control that moves calls it."""
+
+    def __init__(
+        self, update: Callable[[], str | None], controls: Sequence[widgets.Widget], views: Sequence[widgets.Widget]
+    ) -> None:
+        self._update = update
+        self.status = Status()
+        self.controls = tuple(controls)
+        line = widgets.Layout(flex_flow="row wrap", align_items="center")
+        self.box = widgets.VBox(
+            [widgets.HTML(STYLE), widgets.HBox(self.controls, layout=line), *views, self.status.line]
+        )
+        for control in self.controls:
+            if control.has_trait("value"):
+                control.observe(lambda change: self.update(), "value")
+        self.update()
+
+    def update(self) -> None:
+        """Draw the panel as its controls stand.
+
+        Raises:
+            Exception: whatever went wrong; the status line says it too.
+        """
+        with self.status.watching():
+            if (text := self._update()) is not None:
+                self.status.say(text)
+
+    def close(self) -> None:
+        """Remove the panel from the page and the kernel."""
+        for control in self.controls:
+            control.unobserve_all()
+        close_all(self.box)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.box._repr_mimebundle_(**options)

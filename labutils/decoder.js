@@ -1,0 +1,85 @@
+// A decoder in plain JavaScript: the layers that labutils.export writes down, for one code at a time.
+// Maps are (height, width, channels), flat, the last index fastest: the inner loop runs over neighbours in memory.
+
+const ACTIVATIONS = {
+  relu: () => (v) => (v > 0 ? v : 0),
+  leaky_relu: ({ slope }) => (v) => (v > 0 ? v : slope * v),
+  silu: () => (v) => v / (1 + Math.exp(-v)),
+  gelu: () => (v) => 0.5 * v * (1 + erf(v / Math.SQRT2)),
+  elu: () => (v) => (v > 0 ? v : Math.expm1(v)),
+  tanh: () => Math.tanh,
+  sigmoid: () => (v) => 1 / (1 + Math.exp(-v)),
+};
+
+/** Abramowitz and Stegun 7.1.26: wrong by less than 2e-7. */
+function erf(x) {
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+  return Math.sign(x) * (1 - p * Math.exp(-x * x));
+}
+
+/** weight (inputs, outputs): row i is what input i adds to the outputs. */
+function linear(layer, x) {
+  const { inputs, outputs, weight, bias } = layer, y = Float32Array.from(bias);
+  for (let i = 0; i < inputs; i++) {
+    const v = x[i], row = i * outputs;
+    if (v !== 0) for (let o = 0; o < outputs; o++) y[o] += v * weight[row + o];
+  }
+  return y;
+}
+
+/** Both kinds of convolution scatter or gather along the same lines. weight (kernel, kernel, inputs, outputs). */
+function convolution(layer, x, transposed) {
+  const { kernel, stride, padding, inputs, outputs, size: [h, w], to: [H, W], weight, bias } = layer;
+  const y = new Float32Array(H * W * outputs);
+  for (let p = 0; p < y.length; p += outputs) y.set(bias, p);
+  const [rows, columns] = transposed ? [h, w] : [H, W];
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
+    for (let kr = 0; kr < kernel; kr++) for (let kc = 0; kc < kernel; kc++) {
+      const R = r * stride - padding + kr, C = c * stride - padding + kc;
+      if (R < 0 || C < 0 || R >= (transposed ? H : h) || C >= (transposed ? W : w)) continue;
+      const from = (transposed ? r * w + c : R * w + C) * inputs;
+      const into = (transposed ? R * W + C : r * W + c) * outputs;
+      for (let i = 0; i < inputs; i++) {
+        const v = x[from + i], k = ((kr * kernel + kc) * inputs + i) * outputs;
+        if (v !== 0) for (let o = 0; o < outputs; o++) y[into + o] += v * weight[k + o];
+      }
+    }
+  return y;
+}
+
+function run(layers, x) {
+  for (const layer of layers) {
+    if (layer.kind === "linear") x = linear(layer, x);
+    else if (layer.kind === "conv") x = convolution(layer, x, false);
+    else if (layer.kind === "conv_transposed") x = convolution(layer, x, true);
+    else if (layer.kind === "residual") { const y = run(layer.layers, x); x = x.map((v, i) => v + y[i]); }
+    else x = x.map(ACTIVATIONS[layer.kind](layer));
+  }
+  return x;
+}
+
+/** spec: {layers, latent_dim, labels}; weights: Float32Array that the layers' [offset, length] pairs point into.
+ *  Returns decode(z, label): Float32Array of 784 pixels in [0, 1]. Without labels, or for label −1, none is told. */
+export function makeDecoder(spec, weights) {
+  const bind = (layers) => layers.map((layer) => ({
+    ...layer,
+    ...(layer.weight && { weight: weights.subarray(layer.weight[0], layer.weight[0] + layer.weight[1]) }),
+    ...(layer.bias && { bias: weights.subarray(layer.bias[0], layer.bias[0] + layer.bias[1]) }),
+    ...(layer.layers && { layers: bind(layer.layers) }),
+  }));
+  const layers = bind(spec.layers);
+  return (z, label = -1) => {
+    const x = new Float32Array(spec.latent_dim + spec.labels);
+    x.set(z);
+    if (spec.labels && label >= 0) x[spec.latent_dim + label] = 1;
+    return run(layers, x);
+  };
+}
+
+/** 784 pixels in [0, 1] → an image of dark ink on white for a canvas. */
+export function toImage(pixels) {
+  const image = new ImageData(28, 28);
+  pixels.forEach((v, i) => image.data.set([0, 0, 0, 255].map((w, k) => (k < 3 ? 255 * (1 - v) : w)), 4 * i));
+  return image;
+}

@@ -1,0 +1,139 @@
+"""Models at work on digits from anywhere: tensors, arrays, pictures drawn elsewhere. And the commands that do so.
+
+r = load_run("vae16")
+reconstruct(r, "my_seven.png")       # (1,1,28,28)
+interpolate(r, "my_seven.png", x)    # (11,1,28,28)
+sample(r, 16, seed=0)                # (16,1,28,28)
+"""
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from labutils import latent
+from labutils.data import Dataset, load_dataset
+from labutils.pictures import as_images
+from labutils.plots import plot_images
+from labutils.space import latent_space
+from labutils.store import Run, load_run
+
+Model = Run | nn.Module | str | Path
+
+
+def model_of(model: Model) -> nn.Module:
+    """The model of a Run, or of what `load_run` finds under a name or path."""
+    run = load_run(model) if isinstance(model, (str, Path)) else model
+    return run.model if isinstance(run, Run) else run
+
+
+def encode(model: Model, source: object) -> torch.Tensor:
+    """Images, as `pictures.as_images` takes them → codes (N,latent_dim)."""
+    return latent.encode_images(model_of(model), as_images(source))
+
+
+def decode(model: Model, z: object, y: torch.Tensor | None = None) -> torch.Tensor:
+    """Codes (N,latent_dim) or (latent_dim,), tensor, array or lists; labels y (N,) for a conditional_vae → images
+    (N,1,28,28) in [0,1].
+
+    Raises:
+        ValueError: another number of units than the model has, or a number that is not finite.
+    """
+    network = model_of(model)
+    codes = torch.atleast_2d(torch.as_tensor(z, dtype=torch.float32))
+    if codes.ndim != 2 or codes.shape[1] != network.latent_dim or not codes.isfinite().all():
+        raise ValueError(f"codes have shape {tuple(codes.shape)}, expected (N, {network.latent_dim}) of finite numbers")
+    return latent.decode_codes(network, codes, y)
+
+
+def reconstruct(model: Model, source: object, y: torch.Tensor | None = None) -> torch.Tensor:
+    """Images, as `pictures.as_images` takes them → their reconstructions (N,1,28,28) in [0,1]."""
+    return decode(model, encode(model, source), y)
+
+
+def interpolate(model: Model, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
+    """From one image to another by way of their codes: (steps,1,28,28), the reconstructions of both included."""
+    a, b = (encode(model, source)[0] for source in (start, end))
+    return decode(model, latent.interpolate(a, b, steps, spherical=spherical))
+
+
+def sample(
+    model: Model, n: int, method: str = "prior", data: Dataset | None = None, *, y: int | None = None, seed: int = 0
+) -> torch.Tensor:
+    """n invented images (n,1,28,28).
+
+    Args:
+        method: "prior" N(0, I), which only a VAE was trained for; or one of latent.SAMPLERS, fitted to the codes of
+            up to 5,000 training images of `data`.
+        y: the label that a conditional_vae is told.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    network = model_of(model)
+    if method == "prior":
+        z = latent.sample_normal(n, network.latent_dim, seed)  # type: ignore[arg-type]
+    else:
+        z = latent_space(network, data or load_dataset()).fitted(method, n, seed)
+    return decode(network, z, None if y is None else torch.full((n,), y))
+
+
+# The commands: what __main__ parses
+
+
+def _images(names: list[str], data: Dataset) -> torch.Tensor:
+    """Test images by index, or picture files."""
+    found = []
+    for name in names:
+        if name.isdigit() and int(name) >= len(data.test):
+            raise ValueError(f"test image {name} must be from 0 to {len(data.test) - 1}")
+        found.append(as_images(data.test.images[int(name)] if name.isdigit() else name))
+    return torch.cat(found)
+
+
+def reconstruct_command(options: argparse.Namespace) -> int:
+    """inference_results.png: digits above, what a model makes of them below."""
+    run = load_run(options.model)
+    data = load_dataset(run.config.dataset)
+    labels = data.test.labels.tolist()
+    x = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], data)
+    return _write(options.output, "inference_results", {"image": x, run.name: reconstruct(run, x)})
+
+
+def interpolate_command(options: argparse.Namespace) -> int:
+    """latent_interpolation.png: from one digit to another, along the line and along the arc."""
+    run = load_run(options.model)
+    x = _images([options.start, options.end], load_dataset(run.config.dataset))
+    ways = {"line": False, "arc": True}
+    rows = {name: interpolate(run, x[:1], x[1:], options.steps, spherical=arc) for name, arc in ways.items()}
+    return _write(options.output, "latent_interpolation", rows)
+
+
+def generate_command(options: argparse.Namespace) -> int:
+    """generated_digits.png: digits that nobody wrote."""
+    run = load_run(options.model)
+    data = load_dataset(run.config.dataset)
+    x = sample(run, options.n, options.method, data, seed=options.seed)
+    rows = {f"{options.method}" if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
+    return _write(options.output, "generated_digits", rows)
+
+
+def explore_command(options: argparse.Namespace) -> int:
+    """latent_explorer_NAME.html: a page with sliders and a map, opened in the browser."""
+    from labutils.export import export_html
+
+    run = load_run(options.model)
+    path = export_html(run, options.output / f"latent_explorer_{run.name}.html").resolve()
+    print(f"{'page':<18} {path}")
+    if options.open:
+        webbrowser.open(path.as_uri())
+    return 0
+
+
+def _write(folder: Path, name: str, rows: dict[str, torch.Tensor]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_images(rows).savefig(folder / f"{name}.png", dpi=120)
+    print(f"{'picture':<18} {folder / name}.png")
+    return 0

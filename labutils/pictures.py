@@ -1,0 +1,125 @@
+"""Pictures as bytes, and bytes as pictures: what a slider shows, and digits that were drawn elsewhere.
+
+No matplotlib here: a figure takes it tens of milliseconds, a picture of 28 × 28 pixels should take a tenth of one.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from labutils.config import IMAGE_SIZE
+from labutils.data import check_images, to_float
+
+INK_SIZE = 20  # MNIST's digits fill 20 × 20 pixels of their 28 × 28 (LeCun et al. 1998)
+
+
+def png(images: torch.Tensor, columns: int = 0) -> bytes:
+    """images (N,1,28,28), uint8 or floats in [0,1] → a PNG file: dark ink on white, row by row.
+
+    Args:
+        columns: images in a row; 0 means all in one.
+    """
+    x = to_float(images)
+    columns = columns or len(x)
+    rows = -(-len(x) // columns)
+    if len(x) < rows * columns:
+        x = torch.cat([x, x.new_zeros(rows * columns - len(x), *x.shape[1:])])
+    grid = x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1)
+    buffer = io.BytesIO()
+    Image.fromarray((255 * (1 - grid)).round().byte().numpy()).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
+def as_images(source: object) -> torch.Tensor:
+    """Digits from anywhere → (N,1,28,28) floats in [0,1], light ink on black, as the models know them.
+
+    Args:
+        source: a tensor or array (N,1,28,28), (N,28,28) or (28,28), uint8 or floats in [0,1], taken as it is; an array
+            (H,W) of another size; the path of a picture; or a sequence of paths. Pictures, and arrays of another size,
+            may be of any size and of either polarity: dark ink on a light ground is inverted, and what is not 28 × 28
+            is framed as MNIST's digits were (fitted into 20 × 20 pixels, its centre of mass in the middle).
+
+    Raises:
+        ValueError: values outside the range, a shape that is no image, a picture without a digit, or a ground that is
+            neither dark nor light. The message names the file.
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(source, (str, Path)):
+        return read_picture(source)
+    if isinstance(source, Sequence) and source and all(isinstance(item, (str, Path)) for item in source):
+        return torch.cat([read_picture(item) for item in source])
+    images = torch.as_tensor(np.asarray(source)) if not isinstance(source, torch.Tensor) else source.detach().cpu()
+    if images.ndim == 2 and images.shape != (IMAGE_SIZE, IMAGE_SIZE):
+        grey = to_float(images)
+        if not ((grey >= 0) & (grey <= 1)).all():
+            raise ValueError("float images must be finite and within [0, 1]")
+        return framed(grey.numpy(), f"an array of shape {tuple(images.shape)}")
+    if images.ndim in (2, 3):
+        images = images.view(-1, 1, *images.shape[-2:])
+    check_images(images)
+    return to_float(images)
+
+
+def read_picture(path: str | Path) -> torch.Tensor:
+    """A picture file of one digit → (1,1,28,28), see `as_images`."""
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGBA")
+            # what is transparent is paper
+            paper = Image.new("RGBA", picture.size, "white" if _is_dark(picture) else "black")
+            grey = np.asarray(Image.alpha_composite(paper, picture).convert("L"), dtype=np.float32) / 255
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a picture that can be read: a PNG file of one digit is expected") from None
+    return framed(grey, str(path))
+
+
+def _is_dark(picture: Image.Image) -> bool:
+    """Whether what can be seen of a partly transparent picture is dark: ink then, and not paper."""
+    pixels = np.asarray(picture, dtype=np.float32)
+    alpha = pixels[..., 3]
+    return bool(alpha.min() < 255 and alpha.max() > 0 and np.average(pixels[..., :3].mean(-1), weights=alpha) < 128)
+
+
+def framed(grey: np.ndarray, name: str) -> torch.Tensor:
+    """A grey picture (H,W) in [0,1] of either polarity and any size → (1,1,28,28); `name` is for the errors."""
+    if min(grey.shape) < 8:
+        raise ValueError(f"{name} has {grey.shape[1]} × {grey.shape[0]} pixels: too few for a digit")
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    ground = float(np.median(edge))
+    if 0.35 < ground < 0.65 or np.abs(edge - ground).mean() > 0.2:
+        raise ValueError(
+            f"{name}: its edge is neither dark nor light (median {ground:.2f}), so ink and paper cannot be told apart; "
+            "one digit on a plain ground is expected"
+        )
+    if ground > 0.5:
+        grey, ground = 1 - grey, 1 - ground
+    ink = np.clip((grey - ground) / (1 - ground), 0, 1)
+    if ink.max() < 0.2:
+        raise ValueError(f"{name} shows nothing: its contrast is {ink.max():.2f}")
+    if grey.shape != (IMAGE_SIZE, IMAGE_SIZE):
+        ink = _centred(ink / ink.max())
+    return torch.from_numpy(ink.astype(np.float32)).view(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _centred(ink: np.ndarray) -> np.ndarray:
+    """(H,W) in [0,1] → (28,28): cropped to its ink, fitted into 20 × 20, its centre of mass at the centre."""
+    rows, columns = np.flatnonzero((ink > 0.2).any(1)), np.flatnonzero((ink > 0.2).any(0))
+    crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = INK_SIZE / max(crop.shape)
+    size = max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale))
+    small = np.asarray(
+        Image.fromarray(crop).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+    )
+    small = np.clip(small, 0, 1)
+    at = [np.average(np.arange(n), weights=small.sum(1 - axis)) for axis, n in enumerate(small.shape)]
+    corner = [
+        int(np.clip(round(IMAGE_SIZE / 2 - centre), 0, IMAGE_SIZE - n))
+        for centre, n in zip(at, small.shape, strict=True)
+    ]
+    canvas = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
+    canvas[corner[0] : corner[0] + small.shape[0], corner[1] : corner[1] + small.shape[1]] = small
+    return canvas

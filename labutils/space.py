@@ -1,0 +1,208 @@
+"""Space: a model and where the codes of real images lie in it. Sliders, panels, maps and pages are made of one."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from labutils.data import Dataset, Split, load_dataset, subset, to_float
+from labutils.evaluation import unit_kl
+from labutils.latent import encode_images, sample_codes, sample_normal
+from labutils.models import inference
+
+if TYPE_CHECKING:
+    from labutils.store import Run
+
+RANDOM = ("prior", "uniform", "gaussian", "mixture", "of a class")
+POOL = 256  # codes drawn at once: a mixture takes a second to fit
+
+
+@dataclass(frozen=True)
+class Space:
+    """A model, a data set, and the codes of some of its training images.
+
+    Attributes:
+        known: training images and labels; z (N,latent_dim) their codes.
+        low, high: (latent_dim,) the range of each unit, the middle 99 % of the codes.
+        importance: (latent_dim,) KL in nats of a VAE's units, of other models' the variance of the codes.
+        order: the units, most important first.
+        measure: what importance is, for labels.
+    """
+
+    name: str
+    model: nn.Module
+    data: Dataset
+    known: Split
+    z: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    importance: np.ndarray
+    order: tuple[int, ...]
+    measure: str
+
+    @property
+    def latent_dim(self) -> int:
+        return self.z.shape[1]
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the decoder wants to be told the label."""
+        return getattr(self.model, "conditional", False)
+
+    def decode(self, z: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
+        """codes (N,latent_dim), and for a conditional_vae one label or (N,) → images (N,1,28,28) in [0,1]."""
+        device = next(self.model.parameters()).device
+        labels = None if y is None else torch.as_tensor(y, device=device).expand(len(z))
+        # to set the mode of every layer takes as long as decoding one code: only where it is not set already
+        with inference(self.model) if self.model.training else torch.inference_mode():
+            return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """images (N,1,28,28) → codes (N,latent_dim)."""
+        return encode_images(self.model, images)
+
+    @cached_property
+    def test_z(self) -> torch.Tensor:
+        """(N,latent_dim) the codes of the test images."""
+        return encode_images(self.model, self.data.test.images)
+
+    def mean_code(self, label: int) -> torch.Tensor:
+        """(latent_dim,) the mean code of a class."""
+        return self.z[self.known.labels == label].mean(0)
+
+    def draw(self, method: str, seed: int, label: int = 0) -> torch.Tensor:
+        """A random code (latent_dim,), the same for the same seed.
+
+        Args:
+            method: "prior" N(0, I); "uniform" within the units' ranges; "gaussian", "mixture" fitted to the codes of
+                all known images; "of a class" a Gaussian fitted to those with the label.
+        """
+        if method == "uniform":
+            share = torch.rand(self.latent_dim, generator=torch.Generator().manual_seed(seed))
+            return self.low + share * (self.high - self.low)
+        return self.pool(method, label)[seed % POOL]
+
+    def pool(self, method: str, label: int = 0) -> torch.Tensor:
+        """(POOL,latent_dim) random codes of a method, fitted once."""
+        if method == "uniform":
+            return torch.stack([self.draw(method, seed) for seed in range(POOL)])
+        if method == "prior":
+            return sample_normal(POOL, self.latent_dim)
+        key = (method, label if method == "of a class" else 0)
+        if key not in self._pools:
+            self._pools[key] = self.fitted(method, POOL, label=label)
+        return self._pools[key]
+
+    def fitted(self, method: str, n: int, seed: int = 0, label: int = 0) -> torch.Tensor:
+        """(n,latent_dim) random codes of latent.SAMPLERS, or "of a class", fitted to the known codes."""
+        mine = torch.ones(len(self.z), dtype=torch.bool)
+        if method == "of a class":
+            method, mine = "gaussian", self.known.labels == label
+        # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
+        size = self.z.std()
+        return size * sample_codes(method, n, self.z[mine].double() / size, self.known.labels[mine], seed)
+
+    @cached_property
+    def _pools(self) -> dict[tuple[str, int], torch.Tensor]:
+        return {}
+
+    def nearest(self, image: torch.Tensor, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k known images nearest to one (1,1,28,28): their indices and squared errors per pixel, (k,) each."""
+        pixels, lengths = self._pixels
+        x = image.flatten()
+        errors = (lengths - 2 * (pixels @ x) + x @ x).clamp_min(0) / len(x)
+        nearest = errors.topk(k, largest=False)
+        return nearest.indices, nearest.values
+
+    @cached_property
+    def _pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = to_float(self.known.images).flatten(1)
+        return pixels, pixels.square().sum(1)
+
+    def error_rank(self, error: float) -> float:
+        """The share in [0,1] of real (test) images that lie nearer to a known image than `error`."""
+        return float(np.searchsorted(self._usual_errors, error) / len(self._usual_errors))
+
+    @cached_property
+    def _usual_errors(self) -> np.ndarray:
+        some = to_float(subset(self.data.test, min(200, len(self.data.test))).images)
+        return np.sort([float(self.nearest(image, 1)[1]) for image in some])
+
+    def code_rank(self, z: torch.Tensor) -> float:
+        """The share in [0,1] of known codes that lie nearer to their centre than z (latent_dim,), by Mahalanobis'
+        distance over the units that vary: a sleeping unit's value means nothing to the decoder."""
+        awake, centre, inverse, distances = self._shape
+        d = (z - centre)[awake]
+        return float(np.searchsorted(distances, float(d @ inverse @ d)) / len(distances))
+
+    def statistics(self) -> dict[str, float]:
+        """The codes in numbers: units, active_units (a variance above 0.01, Burda et al. 2016, section 5.2), the mean
+        |correlation| of two active units, and kurtosis, the mean excess of the active units' fourth moment (0 for a
+        normal distribution)."""
+        active = self.z[:, self.z.var(0) > 0.01]
+        if not active.shape[1]:
+            return {"units": self.latent_dim, "active_units": 0, "correlation": 0.0, "kurtosis": 0.0}
+        standard = (active - active.mean(0)) / active.std(0)
+        correlation = torch.atleast_2d(torch.corrcoef(active.T))
+        pairs = ~torch.eye(len(correlation), dtype=torch.bool)
+        return {
+            "units": self.latent_dim,
+            "active_units": active.shape[1],
+            "correlation": float(correlation[pairs].abs().mean()) if len(correlation) > 1 else 0.0,
+            "kurtosis": float(standard.pow(4).mean() - 3),
+        }
+
+    @cached_property
+    def _shape(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
+        variance = self.z.var(0)
+        awake = variance > 0.01 * variance.max()
+        covariance = torch.atleast_2d(self.z[:, awake].T.cov())
+        inverse = torch.linalg.inv(covariance + 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance)))
+        centre = self.z.mean(0)
+        d = (self.z - centre)[:, awake]
+        return awake, centre, inverse, np.sort(((d @ inverse) * d).sum(1).numpy())
+
+
+def latent_space(model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, n: int = 5000) -> Space:
+    """The Space of a model.
+
+    Args:
+        model: a Run, a name or path that `load_run` knows, or a model (then `data` is needed); a Space is given back.
+        data: where images come from; None means the data set that the run was trained on.
+        n: how many training images to encode, evenly spaced.
+
+    Raises:
+        ValueError: a model that decodes nothing (a classifier), or a bare model without data.
+    """
+    if isinstance(model, Space):
+        return model
+    name, network, dataset = _named(model)
+    if not hasattr(network, "decode"):
+        raise ValueError(f"a {type(network).__name__} decodes nothing: take an autoencoder or a VAE")
+    if data is None and dataset is None:
+        raise ValueError("a model alone does not say which images it knows: pass data=load_dataset(…)")
+    data = data or load_dataset(dataset or "mnist")
+    known = subset(data.train, min(n, len(data.train)))
+    z = encode_images(network, known.images)
+    low, high = torch.quantile(z, torch.tensor([0.005, 0.995]), dim=0)
+    # a unit that hardly varies gets a slider that moves it visibly all the same: seeing nothing happen is the point
+    missing = (0.1 * (high - low).max() - (high - low)).clamp_min(0) / 2
+    variational = hasattr(network, "posterior")
+    importance = unit_kl(network, known) if variational else z.var(0).numpy()
+    order = tuple(int(unit) for unit in np.argsort(-importance))
+    measure = "KL in nats" if variational else "variance"
+    return Space(name, network, data, known, z, low - missing, high + missing, importance, order, measure)
+
+
+def _named(model: "Run | nn.Module | str | Path") -> tuple[str, nn.Module, str | None]:
+    """A name to show, the model, and the data set it was trained on where that is known."""
+    if isinstance(model, nn.Module):
+        return type(model).__name__, model, None
+    from labutils.store import load_run
+
+    run = load_run(model) if isinstance(model, (str, Path)) else model
+    return run.name, run.model, run.config.dataset

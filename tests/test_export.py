@@ -1,0 +1,48 @@
+"""The exported page: what it holds. That it runs, and decodes as Python does, is for tests/browser."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_widgets import TINY, trained_like
+
+from labutils import LatentExplorer
+from labutils.export import decoder_spec, export_html
+from labutils.models import build_model
+from labutils.space import latent_space
+
+
+def test_a_page_holds_everything_and_asks_for_nothing(digits, tmp_path):
+    space = latent_space(trained_like(TINY), digits, n=200)
+    explorer = LatentExplorer(space)
+    path = explorer.export_html(tmp_path / "a" / "page.html", n=100, title="<b>mine</b>")
+    explorer.close()
+    page = path.read_text(encoding="utf-8")
+    assert "&lt;b&gt;mine" in page
+    assert "@@" not in page
+    assert not re.findall(r"https?://|src=[\"'](?!data)|import |fetch\(", page)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1].replace("<\\/", "</"))
+    codes = np.frombuffer(base64.b64decode(data["binary"]["z"]), "<f4").reshape(100, 5)
+    np.testing.assert_array_equal(codes, space.test_z[data["test_index"]])
+    assert data["order"] == list(space.order)
+
+
+def test_batch_norm_is_folded_away(digits):
+    for config in (replace(TINY, batch_norm=True), replace(TINY, model="mlp_vae", filters=(32, 32, 64), depth=3,
+                                                           batch_norm=True, hidden=6)):  # fmt: skip
+        spec, weights = decoder_spec(build_model(config).eval(), 5)
+        assert {layer["kind"] for layer in spec["layers"]} <= {"linear", "conv_transposed", "relu", "sigmoid"}
+        ends = [sum(layer[part]) for layer in spec["layers"] for part in ("weight", "bias") if part in layer]
+        assert max(ends) * 4 == len(weights)
+
+
+def test_a_layer_that_the_page_does_not_know_is_refused(digits, tmp_path):
+    model = trained_like(TINY)
+    model.decoder.append(torch.nn.Softplus())
+    with pytest.raises(ValueError, match="Softplus"):
+        export_html(model, tmp_path / "page.html", digits)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,130 @@
+"""The map of codes: what it sends to the page, and what it answers."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ipywidgets.widgets import widget as ipywidgets_widget
+from PIL import Image
+from sklearn.decomposition import PCA
+from test_widgets import TINY, message, trained_like
+
+from labutils import LatentExplorer, LatentMap
+from labutils.latent_map import GRID, Projection
+from labutils.pictures import png
+from labutils.space import latent_space
+
+
+@pytest.fixture(scope="module")
+def space(digits):
+    return latent_space(trained_like(TINY), digits, n=200)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """What a map sends to the page."""
+    messages = []
+    monkeypatch.setattr(LatentMap, "send", lambda self, content, buffers=None: messages.append((content, buffers)))
+    return messages
+
+
+def ask(the_map, content):
+    the_map._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+
+def test_points_are_the_test_images(space):
+    the_map = LatentMap(space, n=100)
+    xy = np.frombuffer(the_map.xy, np.float32).reshape(-1, 2)
+    labels = np.frombuffer(the_map.labels, np.uint8)
+    assert xy.shape == (100, 2)
+    np.testing.assert_array_equal(labels, space.data.test.labels[the_map.index])
+    x0, x1, y0, y1 = the_map.extent
+    assert ((xy[:, 0] > x0) & (xy[:, 0] < x1) & (xy[:, 1] > y0) & (xy[:, 1] < y1)).mean() > 0.95
+    assert Image.open(io.BytesIO(the_map.atlas)).size == (28 * GRID, 28 * GRID)
+    the_map.close()
+
+
+def test_hovering_is_answered_with_the_decoded_point(space, sent):
+    the_map = LatentMap(space, n=100)
+    ask(the_map, {"hover": [0.5, -0.25]})
+    code = the_map.projection.inverse(torch.tensor([[0.5, -0.25]]))
+    assert sent == [({"picture": True}, [png(space.decode(code))])]
+    the_map.close()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_place_may_be_whole_numbers(space, method):
+    the_map = LatentMap(space, method=method, n=50)
+    assert the_map.picture_at(0, 1) == the_map.picture_at(0.0, 1.0)
+    the_map.close()
+
+
+def test_a_click_loads_the_image_into_the_explorer(space, sent):
+    explorer = LatentExplorer(space)
+    the_map = LatentMap(explorer=explorer, n=100)
+    ask(the_map, {"click": 42})
+    assert the_map.clicked == int(the_map.index[42])
+    torch.testing.assert_close(explorer.z, space.test_z[the_map.clicked], rtol=1e-4, atol=1e-4)
+    slider = next(iter(explorer.sliders.values()))
+    message(slider, value=slider.max)  # the explorer goes on from there
+    for one in (the_map, explorer):
+        one.close()
+
+
+def test_an_error_is_sent_to_the_page_and_raised(space, sent):
+    the_map = LatentMap(space, n=50)
+    with pytest.raises(IndexError):
+        the_map._received(the_map, {"click": 10**6}, [])
+    assert "IndexError" in sent[0][0]["error"]
+    the_map.close()
+
+
+def test_pca_is_inverted_exactly(space):
+    projection = Projection(space.test_z, "pca")
+    oracle = PCA(2, random_state=0).fit(space.test_z.numpy())
+    z = projection.inverse(torch.from_numpy(projection.xy[:20]))
+    np.testing.assert_allclose(z, oracle.inverse_transform(projection.xy[:20]), rtol=1e-3, atol=1e-3 * float(z.std()))
+
+
+def test_two_units_are_their_own_map(digits):
+    space = latent_space(trained_like(replace(TINY, latent_dim=2)), digits, n=200)
+    the_map = LatentMap(space, n=50)
+    assert the_map.projection.method == "codes"
+    point = torch.tensor([[0.3, 1.5]])
+    torch.testing.assert_close(the_map.projection.inverse(point), point, rtol=1e-4, atol=1e-4)
+    the_map.close()
+
+
+def test_where_there_is_no_inverse_the_neighbours_answer(space):
+    projection = Projection(space.test_z[:60], "tsne")
+    at_a_point = projection.inverse(torch.from_numpy(projection.xy[7:8]))
+    torch.testing.assert_close(at_a_point, space.test_z[7:8], rtol=1e-2, atol=1e-2 * float(space.z.std()))
+    between = projection.inverse(torch.from_numpy(projection.xy[:2].mean(0, keepdims=True)))
+    assert (between >= space.test_z[:60].min(0).values).all()
+    assert (between <= space.test_z[:60].max(0).values).all()
+
+
+def test_the_atlas_reads_from_the_top_left(space):
+    projection = Projection(space.test_z, "pca")
+    x0, x1, y0, y1 = projection.extent
+    corners = projection.inverse(torch.tensor([[x0, y1], [x1, y1], [x0, y0]]))
+    torch.testing.assert_close(projection.atlas(5)[[0, 4, 20]], corners)
+
+
+@pytest.mark.parametrize(("method", "reason"), [("codes", "two units"), ("isomap", "must be one of")])
+def test_an_impossible_projection_is_refused(space, method, reason):
+    with pytest.raises(ValueError, match=reason):
+        LatentMap(space, method=method)
+
+
+def test_a_closed_map_leaves_nothing(space):
+    before = len(ipywidgets_widget._instances)
+    LatentMap(space, n=50).close()
+    assert len(ipywidgets_widget._instances) == before
+
+
+def test_a_map_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="explorer"):
+        LatentMap()
