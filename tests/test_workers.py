@@ -123,18 +123,19 @@ def at_work():
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            helper = ("tracker", "forkserver") if process.ppid() == os.getpid() else ("tracker",)
+            helper = ("resource_tracker", "forkserver")[: 1 + (process.ppid() == os.getpid())]
             if not process.children() and not any(name in " ".join(process.cmdline()) for name in helper):
                 found.append(process)
     return found
 
 
-def kill(store, how_many, killed):
+def kill(store, how_many, killed, spared):
     """Once a run is on its way, kill who does most, or everyone, as the kernel does when memory runs out."""
     deadline = time.monotonic() + 120
     while not list(store.glob("unfinished/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    for process in sorted(at_work(), key=lambda p: -sum(p.cpu_times()[:2]))[:how_many]:
+    workers = [process for process in at_work() if process not in spared]
+    for process in sorted(workers, key=lambda p: -sum(p.cpu_times()[:2]))[:how_many]:
         process.kill()
         killed.append(process.pid)
 
@@ -164,7 +165,8 @@ def lose(executor, loss, store):
     configs = [replace(TINY, n_train=1000, epochs=8, seed=seed) for seed in range(3)]
     configs += [replace(TINY, seed=LETHAL if loss == "a lethal run" else 3)]
     how_many, killed = {"one": 1, "all": 99}.get(loss, 0), []
-    killer = threading.Thread(target=kill, args=(store, how_many, killed))
+    spared = [] if executor == "default" else at_work()  # the default pool may be there already, idle
+    killer = threading.Thread(target=kill, args=(store, how_many, killed, spared))
     with EXECUTORS[executor]() as pool:
         killer.start()
         table = sweep(configs, pool)
