@@ -59,7 +59,10 @@ def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bo
     with (
         tqdm(total=len(distinct), unit="run", disable=len(distinct) < 2) as bar,
         closing(rows(distinct.values(), executor, own_processes=own_processes)) as coming,
+        warnings.catch_warnings(),
     ):
+        # loky replaces a worker whose memory grew: its business, no news
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         for row in coming:
             found[row["run"]] = row
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)

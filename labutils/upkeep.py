@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -47,14 +48,14 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    files = [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
-    states = [file.lstat() for file in files]
-    return {
-        "name": str(path.relative_to(runs_dir())),
-        "bytes": sum(state.st_size for state, file in zip(states, files, strict=True) if not file.is_dir()),
-        "days": (time.time() - max(state.st_mtime for state in states)) / 86_400,
-        "note": "",
-    }
+    size, newest = 0, 0.0
+    for file in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())]:
+        with suppress(FileNotFoundError):  # finished just now
+            state = file.lstat()
+            size += 0 if stat.S_ISDIR(state.st_mode) else state.st_size
+            newest = max(newest, state.st_mtime)
+    days = (time.time() - newest) / 86_400
+    return {"name": str(path.relative_to(runs_dir())), "bytes": size, "days": days, "note": ""}
 
 
 def _state_of_run(path: Path, verify: bool) -> dict[str, Any]:

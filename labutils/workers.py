@@ -86,19 +86,21 @@ def _in_own_processes(tasks: Collection[Task]) -> Generator[Row]:
     """When a process dies its pool breaks, and nobody says under which task. So the pool gets only as many tasks as it
     has processes. Those that it had are tried again after the others, one at a time; what then breaks the pool twice
     has failed."""
+    from joblib.externals.loky import cpu_count  # knows what a container may use
+
     queue, out = deque(tasks), dict[Future, Task]()
     suspects: list[Task] = []
-    cores = len(tasks)
+    processes = min(cpu_count(), len(tasks))
     while queue:
         try:
-            yield from _pooled(queue, out, cores, at_once=cores)
+            yield from _pooled(queue, out, processes, at_once=processes)
         except BrokenExecutor:
-            suspects += out.values()
+            suspects += out.values() or [queue.popleft()]
             out.clear()
     for task in suspects:
         for _ in range(2):
             try:
-                yield from _pooled(deque([task]), {}, cores, at_once=1)
+                yield from _pooled(deque([task]), {}, processes, at_once=1)
                 break
             except BrokenExecutor as error:
                 last = error
@@ -106,37 +108,34 @@ def _in_own_processes(tasks: Collection[Task]) -> Generator[Row]:
             yield failed_row(*task, RunError(f"every process that began this run died ({last})"))
 
 
-def _pooled(queue: deque[Task], out: dict[Future, Task], runs: int, at_once: int) -> Generator[Row]:
+def _pooled(queue: deque[Task], out: dict[Future, Task], processes: int, at_once: int) -> Generator[Row]:
     """Rows of the tasks in `queue`, of which up to `at_once` are in the pool's hands; those are in `out`.
 
     Raises:
         BrokenExecutor: a process died; `queue` has the tasks that had not begun.
     """
-    pool = _process_a_core(runs)
+    pool = _pool(processes)
     try:
-        with warnings.catch_warnings():  # loky replaces a worker whose memory grew: its business, no news
-            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-            while queue or out:
-                while queue and len(out) < min(at_once, pool._max_workers):
-                    future = pool.submit(_run_row_in_worker, *_luggage(queue[0]))
-                    out[future] = queue.popleft()
-                for future in wait(out, return_when=FIRST_COMPLETED).done:
-                    row = _row_of(out[future], future.result)
-                    del out[future]
-                    yield row
+        while queue or out:
+            while queue and len(out) < at_once:
+                future = pool.submit(_run_row_in_worker, *_luggage(queue[0]))
+                out[future] = queue.popleft()
+            for future in wait(out, return_when=FIRST_COMPLETED).done:
+                row = _row_of(out[future], future.result)
+                del out[future]
+                yield row
     except BaseException:
         pool.shutdown(kill_workers=True)  # Ctrl-C ends the workers too
         raise
 
 
-def _process_a_core(runs: int) -> Any:
+def _pool(processes: int) -> Any:
     """A pool that stays for the next sweep (five idle minutes at most): a worker takes four seconds to start."""
     # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
     from joblib.externals.loky import get_reusable_executor
-    from joblib.externals.loky.backend.context import cpu_count
 
     return get_reusable_executor(
-        min(cpu_count(), runs),
+        processes,
         timeout=300,
         env={"OMP_NUM_THREADS": "1"},
         initializer=_end_with,
@@ -162,7 +161,8 @@ def _luggage(task: Task) -> tuple[dict[str, str], dict[tuple[str, int], Any], Ta
     surroundings = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name}
     if folder := os.environ.get("LABUTILS_DATA"):
         surroundings["LABUTILS_DATA"] = str(environment_path(folder))
-    return surroundings, known_floors, task
+    lines = {(images, n): line for (images, n), line in known_floors.items() if task.config.n_train in (None, n)}
+    return surroundings, lines, task
 
 
 def _run_row_in_worker(surroundings: dict[str, str], floors: dict[tuple[str, int], Any], task: Task) -> Row:

@@ -30,8 +30,6 @@ class Inline(Executor):
     """Does a task when it is handed out. Under the lethal one it breaks, as a pool of processes does: with whatever
     else it had, and for good."""
 
-    _max_workers = 2
-
     def __init__(self):
         self.broken, self.done, self.killed = False, [], False
 
@@ -58,7 +56,7 @@ def tasks(*seeds):
 
 def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
     pools = []
-    monkeypatch.setattr(workers, "_process_a_core", lambda runs: pools.append(Inline()) or pools[-1])
+    monkeypatch.setattr(workers, "_pool", lambda processes: pools.append(Inline()) or pools[-1])
     found = pd.DataFrame(rows(tasks(1, LETHAL, 2, 3, 4), None, own_processes=True)).set_index("seed")
     assert set(found.index) == {1, 2, 3, 4, LETHAL}
     assert found["error"][LETHAL].startswith("RunError: every process that began this run died")
@@ -68,7 +66,7 @@ def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
 
 
 def test_where_an_executor_breaks_processes_of_this_machine_do_the_rest(monkeypatch):
-    monkeypatch.setattr(workers, "_process_a_core", lambda runs: Inline())
+    monkeypatch.setattr(workers, "_pool", lambda processes: Inline())
     with pytest.warns(UserWarning, match="the executor broke"):
         found = {row["run"]: row["error"] for row in rows(tasks(1, 2, LETHAL, 3), Inline(), own_processes=False)}
     assert [bool(found[task.key]) for task in tasks(1, 2, LETHAL, 3)] == [False, False, True, False]
@@ -125,18 +123,19 @@ def at_work():
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            helper = ("tracker", "forkserver") if process.ppid() == os.getpid() else ("tracker",)
+            helper = ("resource_tracker", "forkserver")[: 1 + (process.ppid() == os.getpid())]
             if not process.children() and not any(name in " ".join(process.cmdline()) for name in helper):
                 found.append(process)
     return found
 
 
-def kill(store, how_many, killed):
+def kill(store, how_many, killed, spared):
     """Once a run is on its way, kill who does most, or everyone, as the kernel does when memory runs out."""
     deadline = time.monotonic() + 120
     while not list(store.glob("unfinished/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    for process in sorted(at_work(), key=lambda p: -sum(p.cpu_times()[:2]))[:how_many]:
+    workers = [process for process in at_work() if process not in spared]
+    for process in sorted(workers, key=lambda p: -sum(p.cpu_times()[:2]))[:how_many]:
         process.kill()
         killed.append(process.pid)
 
@@ -166,7 +165,8 @@ def lose(executor, loss, store):
     configs = [replace(TINY, n_train=1000, epochs=8, seed=seed) for seed in range(3)]
     configs += [replace(TINY, seed=LETHAL if loss == "a lethal run" else 3)]
     how_many, killed = {"one": 1, "all": 99}.get(loss, 0), []
-    killer = threading.Thread(target=kill, args=(store, how_many, killed))
+    spared = [] if executor == "default" else at_work()  # the default pool may be there already, idle
+    killer = threading.Thread(target=kill, args=(store, how_many, killed, spared))
     with EXECUTORS[executor]() as pool:
         killer.start()
         table = sweep(configs, pool)
