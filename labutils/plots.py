@@ -247,7 +247,7 @@ def plot_effects(
         right.annotate(row["verdict"], (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     _draw_floors(left, floors or {})
     left.set(xticks=at, ylabel=ylabel, yscale="log" if floors else "linear", xlim=(-0.5, len(table) - 0.5))
-    left.set_xticklabels(names, fontsize=8)
+    left.set_xticklabels(names, fontsize=8, rotation=90 if len(table) > 8 else 0)
     right.axvline(0, color="#555555", linewidth=1)
     right.set(yticks=at, xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
     right.set_yticklabels(names, fontsize=8)
@@ -334,8 +334,8 @@ def plot_confusion(labels: np.ndarray, said: np.ndarray, names: Sequence[str]) -
     ax.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            ax.annotate(f"{count:,}", (column, row), ha="center", va="center", fontsize=7,
-                        color="#999999" if row == column else "#000000")  # fmt: skip
+            colour = "#999999" if row == column else "white" if count > 0.6 * wrong.max() else "black"
+            ax.annotate(f"{count:,}", (column, row), ha="center", va="center", fontsize=7, color=colour)
     turned = 45 if max(map(len, names)) > 2 else 0
     ax.set_xticks(range(len(names)), names, rotation=turned)
     ax.set_yticks(range(len(names)), names)
