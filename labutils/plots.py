@@ -136,9 +136,12 @@ def _draw_floors(ax: Axes, floors: Mapping[str, float]) -> None:
         )
 
 
-def _plain_log(axis: Axis, form: str = "g", minor: str = "23468") -> None:
+def _plain_log(axis: Axis, form: str = "g", minor: str | None = None) -> None:
     """Numbers, not powers of ten, on a logarithmic axis that often spans less than one; `minor` are the first digits of
-    what stands between them."""
+    what stands between them, None as many as there is room for."""
+    if minor is None:
+        low, high = axis.get_view_interval()
+        minor = "23468" if high < 30 * low else "25" if high < 300 * low else ""
     axis.set_major_formatter(lambda value, _: f"{value:{form}}")
     axis.set_minor_formatter(lambda value, _: f"{value:{form}}" if f"{value:e}"[0] in minor else "")
     axis.set_tick_params(which="both", labelsize=8)
@@ -196,9 +199,7 @@ def plot_curves(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
         ax.set(**{f"{axis}scale": "log"})
-        low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
-        minor = "23468" if high < 30 * low else "25" if high < 300 * low else ""  # what has room between the tens
-        _plain_log(ax.xaxis if axis == "x" else ax.yaxis, minor=minor)
+        _plain_log(ax.xaxis if axis == "x" else ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return fig
