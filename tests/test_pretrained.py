@@ -13,7 +13,7 @@ from labutils import load_run, pretrained, run
 from labutils.config import Config
 from labutils.evaluation import confidence
 from labutils.files import pack, read_weights
-from labutils.latent import decode_codes, encode_images
+from labutils.latent import reconstruct
 from labutils.pretrained import PRETRAINED, load_or_train, load_pretrained, pretrain, pretrained_dir
 from labutils.store import RunError
 
@@ -40,7 +40,7 @@ def test_published_weights_are_small_and_good(name, digits):
     if name == "classifier":
         assert (confidence(r.model, x)[0] == y.numpy()).mean() > 0.95
     else:
-        mse = (decode_codes(r.model, encode_images(r.model, x), y) - x / 255.0).square().mean()
+        mse = (reconstruct(r.model, x, y) - x / 255.0).square().mean()
         assert mse < (0.045 if r.config.latent_dim == 2 else 0.02), "it has learned something"
 
 
