@@ -23,7 +23,7 @@ HEADER_LIMIT = 2**20  # bytes: a hundred times what our largest model's names ne
 
 # torch's random generators belong to the process: of two threads that make or train a model at once, neither would get
 # its seed's
-ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.RLock()  # again and again in one thread: a callback of a training may load a run
 
 
 def read(path: Path, limit: int) -> bytes:

@@ -368,7 +368,8 @@ def _sync_folder(path: Path) -> None:
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with suppress(OSError):  # some network file systems refuse it of a folder
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

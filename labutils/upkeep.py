@@ -107,8 +107,9 @@ def abandoned() -> list[Path]:
 
 def tidy() -> None:
     """Remove what is abandoned; what cannot be removed now is removed another time."""
-    with suppress(OSError):
-        remove(abandoned())
+    for path in abandoned():
+        with suppress(OSError):
+            remove([path])
 
 
 def remove(paths: Iterable[Path]) -> None:

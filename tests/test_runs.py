@@ -317,3 +317,11 @@ def test_a_stopped_sweep_keeps_finished_runs_and_leaves_no_process(store, how, r
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert len([load_run(path.parent) for path in store.glob("[0-9a-f]*/MANIFEST.json")]) == 2
+
+
+def test_a_callback_may_load_a_run(store):
+    first, loaded = run(TINY, progress=False), []
+    run(replace(TINY, seed=1), progress=False, each_epoch=lambda model, epoch: loaded.append(load_run(first.path)))
+    assert equal(loaded[0].model, first.model)
+    undisturbed = run(replace(TINY, seed=1), progress=False, each_epoch=lambda model, epoch: None)
+    assert equal(undisturbed.model, load_run(undisturbed.path).model)
