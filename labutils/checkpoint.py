@@ -31,8 +31,7 @@ class Training:
 class Checkpoint:
     """A file for the state of one training, replaced after each epoch. It is believed only as a whole and of its key.
 
-    It is not forced to the disk: after a power cut a torn one is noticed by its checksum, and an epoch costs more than
-    that would lose.
+    It is not forced to the disk: after a power cut a torn one is noticed by its checksum, and the run begins again.
     """
 
     file: Path
@@ -74,8 +73,11 @@ class Checkpoint:
             tensors, _ = unpack(read(self.file, 4 * sum(t.nbytes for t in model.values()) + 2**26))
             about = json.loads(tensors["about"].numpy().tobytes())
             if about["key"] != self.key or any(tensors[f"model.{name}"].shape != t.shape for name, t in model.items()):
-                return None
-        except (OSError, ValueError, KeyError, TypeError):
+                raise ValueError("it is that of another training")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{self.file} is no checkpoint of this run ({error}): it begins again", stacklevel=3)
             return None
         with torch.no_grad():
             for name, t in model.items():

@@ -134,7 +134,9 @@ def test_a_checkpoint_that_is_not_whole_or_anothers_is_not_used(store, interrupt
     else:
         spoil(kind, file)
     interrupt(None)
-    assert_equal(run(TINY, progress=False), whole)
+    with pytest.warns(UserWarning, match=r"is no checkpoint of this run .*: it begins again"):
+        again = run(TINY, progress=False)
+    assert_equal(again, whole)
 
 
 def test_a_diverged_run_leaves_no_checkpoint(store, monkeypatch):
