@@ -59,6 +59,10 @@ class Split:
         """The same split on a device (itself where it is there already)."""
         return Split(self.images.to(device), self.labels.to(device))
 
+    def take(self, index: torch.Tensor) -> "Split":
+        """The images and labels at these indices (n,)."""
+        return Split(self.images[index], self.labels[index])
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -122,12 +126,18 @@ def subset(split: Split, n: int | None) -> Split:
     Raises:
         ValueError: n exceeds the number of images.
     """
-    if n is None or n == len(split):
-        return split
+    return split if n is None or _is_all(split, n) else split.take(evenly_spaced(n, len(split)))
+
+
+def evenly_spaced(n: int, total: int) -> torch.Tensor:
+    """(n,) indices below `total`, in order."""
+    return torch.arange(n) * total // n
+
+
+def _is_all(split: Split, n: int) -> bool:
     if n > len(split):
         raise ValueError(f"n_train={n} exceeds the {len(split)} training images there are")
-    index = torch.arange(n) * len(split) // n
-    return Split(split.images[index], split.labels[index])
+    return n == len(split)
 
 
 def labelled(split: Split, n: int | None, seed: int) -> Split:
@@ -136,15 +146,12 @@ def labelled(split: Split, n: int | None, seed: int) -> Split:
     Raises:
         ValueError: n exceeds the number of images.
     """
-    if n is None or n == len(split):
+    if n is None or _is_all(split, n):
         return split
-    if n > len(split):
-        raise ValueError(f"n_train={n} exceeds the {len(split)} training images there are")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(stream_seed(seed, "labels")))
     drawn = F.one_hot(split.labels.cpu()[order])
     turn = (drawn.cumsum(0) * drawn).sum(1)  # 1 for the first that was drawn of its class, 2 for the second …
-    index = order[turn.argsort(stable=True)[:n]]
-    return Split(split.images[index], split.labels[index])
+    return split.take(order[turn.argsort(stable=True)[:n]])
 
 
 def training_images(config: Config, data: "Dataset") -> Split:

@@ -14,7 +14,7 @@ from torch import nn
 
 from labutils.config import IMAGE_SIZE
 from labutils.data import to_float
-from labutils.latent_map import NEIGHBOURS, Projection
+from labutils.latent_map import NEIGHBOURS, projected
 from labutils.models import CLASSES, Residual, ToMaps
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS, class_names
@@ -146,10 +146,8 @@ def export_html(
         ValueError: a decoder with a layer that the page cannot compute.
     """
     space = latent_space(model, data)
-    total = len(space.data.test)
-    index = torch.arange(min(n, total)) * total // min(n, total)
-    z, labels = space.test_z[index], space.data.test.labels[index]
-    projection = Projection(z, method or ("codes" if space.latent_dim == 2 else "pca"))
+    index, projection = projected(space, method, n)
+    labels = space.data.test.labels[index].byte()
     spec, weights = decoder_spec(space.model, space.latent_dim)
     cholesky = torch.linalg.cholesky(space.z.T.cov() + 1e-6 * torch.eye(space.latent_dim))
     page = {
@@ -160,7 +158,8 @@ def export_html(
         "method": projection.method, "neighbours": NEIGHBOURS, "test_index": index.tolist(),
     }  # fmt: skip
     binary = {
-        "weights": weights, "z": _float32(z), "xy": projection.xy.tobytes(), "labels": labels.byte().numpy().tobytes(),
+        "weights": weights, "z": _float32(projection.z), "xy": projection.xy.tobytes(),
+        "labels": labels.numpy().tobytes(),
         "matrix": _float32(projection.matrix), "cholesky": _float32(cholesky),
         "images": png(to_float(space.data.test.images[index]), 50),
     }  # fmt: skip

@@ -116,7 +116,7 @@ def generate_command(options: argparse.Namespace) -> int:
     run = load_run(options.model)
     data = load_dataset(run.config.dataset)
     x = sample(run, options.n, options.method, data, seed=options.seed)
-    rows = {f"{options.method}" if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
+    rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
     return _write(options.output, "generated_digits", rows)
 
 

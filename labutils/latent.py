@@ -7,37 +7,40 @@ from torch import nn
 
 from labutils.config import stream_seed
 from labutils.data import to_float
-from labutils.models import inference
+from labutils.models import as_labels, inference
 
 
-def encode_images(
-    model: nn.Module, images: torch.Tensor, y: torch.Tensor | None = None, batch_size: int = 1000
-) -> torch.Tensor:
-    """images (N,1,28,28), uint8 or floats in [0,1], labels (N,) that only a conditional_vae looks at → codes
-    (N,latent_dim)."""
-    told = y is not None and getattr(model, "conditional", False)
+def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
+    """images (N,1,28,28), uint8 or floats in [0,1] → codes (N,latent_dim).
+
+    Args:
+        y: labels that only a conditional_vae looks at, as `models.as_labels` takes them.
+
+    Raises:
+        ValueError: labels that are none.
+    """
+    told = None if y is None or not getattr(model, "conditional", False) else as_labels(y, len(images))
     with inference(model) as device:
         codes = []
         for i in range(0, len(images), batch_size):
-            labels = [y[i : i + batch_size].to(device)] if told else []  # type: ignore[index]
+            labels = [] if told is None else [told[i : i + batch_size].to(device)]
             codes.append(model.encode(to_float(images[i : i + batch_size].to(device)), *labels).cpu())  # type: ignore[operator]
         return torch.cat(codes)
 
 
-def decode_codes(
-    model: nn.Module, z: torch.Tensor, y: torch.Tensor | None = None, batch_size: int = 1000
-) -> torch.Tensor:
-    """codes (N,latent_dim), and labels (N,) that only a conditional_vae looks at → images (N,1,28,28) in [0,1]."""
+def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
+    """codes (N,latent_dim), and labels as in `encode_images` → images (N,1,28,28) in [0,1]."""
+    told = None if y is None else as_labels(y, len(z))
     with inference(model) as device:
         images = []
         for i in range(0, len(z), batch_size):
-            labels = None if y is None else y[i : i + batch_size].to(device)
+            labels = None if told is None else told[i : i + batch_size].to(device)
             images.append(model.decode(z[i : i + batch_size].to(device), labels).cpu())  # type: ignore[operator]
         return torch.cat(images)
 
 
-def reconstruct(model: nn.Module, images: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-    """images (N,1,28,28), labels as in `decode_codes` → their reconstructions (N,1,28,28) in [0,1]."""
+def reconstruct(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
+    """images (N,1,28,28), labels as in `encode_images` → their reconstructions (N,1,28,28) in [0,1]."""
     return decode_codes(model, encode_images(model, images, y), y)
 
 

@@ -9,7 +9,7 @@ import torch
 import traitlets
 from torch import nn
 
-from labutils.data import Dataset, Split, subset
+from labutils.data import Dataset, evenly_spaced
 from labutils.latent import project
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS, class_names
@@ -72,6 +72,14 @@ class Projection:
         return self.inverse(torch.stack([x.flatten(), y.flatten()], dim=1))
 
 
+def projected(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, Projection]:
+    """Up to n evenly spaced test images: their indices, and their codes in two dimensions. No method means "codes"
+    where there are two units, else "pca"."""
+    total = len(space.data.test)
+    index = evenly_spaced(min(n, total), total)
+    return index, Projection(space.test_z[index], method or ("codes" if space.latent_dim == 2 else "pca"))
+
+
 # Why a widget of our own, and not jupyter-scatter: that one draws with WebGL, which is not everywhere (remote desktops,
 # a browser without a GPU), knows nothing of a picture decoded under the mouse, and its drawing cannot be taken along
 # into a page without a kernel. A few thousand points need no GPU.
@@ -117,14 +125,11 @@ class LatentMap(anywidget.AnyWidget):
             raise ValueError("a map needs a model, or an explorer whose model it takes")
         self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
         self.explorer = explorer
-        total = len(self.space.data.test)
-        self.index = torch.arange(min(n, total)) * total // min(n, total)
-        self.shown: Split = subset(self.space.data.test, min(n, total))
-        method = method or ("codes" if self.space.latent_dim == 2 else "pca")
-        self.projection = Projection(self.space.test_z[self.index], method)
+        self.index, self.projection = projected(self.space, method, n)
+        labels = self.space.data.test.labels[self.index]
         names = class_names(self.space.data.name)
         super().__init__(
-            xy=self.projection.xy.tobytes(), labels=self.shown.labels.byte().numpy().tobytes(), names=list(names),
+            xy=self.projection.xy.tobytes(), labels=labels.byte().numpy().tobytes(), names=list(names),
             colours=list(DIGIT_COLOURS), extent=self.projection.extent,
             atlas=png(self.space.decode(self.projection.atlas(GRID)), GRID),
         )  # fmt: skip

@@ -240,19 +240,37 @@ class VAE(nn.Module):
         """x → x_hat decoded from mu, both (B,1,28,28)."""
         return self.decode(self.encode(x, y), y)
 
-    def sample(self, n: int, y: int | torch.Tensor | None = None, seed: int | None = None) -> torch.Tensor:
+    def sample(self, n: int, y: object = None, seed: int | None = None) -> torch.Tensor:
         """n images (n,1,28,28) in [0,1], decoded from codes of the prior N(0, I).
 
         Args:
-            y: a conditional_vae's label, one for all or (n,).
+            y: a conditional_vae's label, one for all or (n,) (see `as_labels`).
             seed: for the same images each time.
+
+        Raises:
+            ValueError: labels that are none.
         """
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
         z = torch.randn(n, self.latent_dim, generator=generator)
         with inference(self) as device:
-            labels = None if y is None else torch.as_tensor(y, device=device).expand(n)
+            labels = None if y is None else as_labels(y, n).to(device)
             return self.decode(z.to(device), labels)
+
+
+def as_labels(y: object, n: int) -> torch.Tensor:
+    """One label for all or n labels, as number, list, array or tensor → (n,) int64.
+
+    Raises:
+        ValueError: another number of labels, or one that is no class; −1 stands for none.
+    """
+    labels = torch.as_tensor(y).cpu()
+    whole = labels.shape in ((), (n,)) and not labels.is_floating_point()
+    if not whole or not ((labels >= -1) & (labels < CLASSES)).all():
+        raise ValueError(
+            f"y={y!r} must be integers from 0 to {CLASSES - 1}, one for all or {n}; −1 stands for no label"
+        )
+    return labels.long().expand(n)
 
 
 def _one_hot(like: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:

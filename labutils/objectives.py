@@ -67,8 +67,8 @@ def negative_elbo(
     """
     if binarise:
         x = x.bernoulli()
-    if model.training and y is not None:  # a conditional_vae learns to do without a label too
-        y = torch.where(torch.rand(len(y), device=y.device) < 0.1, -1, y) if getattr(model, "conditional", False) else y
+    if y is not None and model.training and getattr(model, "conditional", False):  # learns to do without a label too
+        y = torch.where(torch.rand(len(y), device=y.device) < 0.1, -1, y)
     mu, logvar = model.posterior(x, y)  # type: ignore[operator]
     logits = model.decode_logits(draw_code(mu, logvar), y)  # type: ignore[operator]
     bce = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)

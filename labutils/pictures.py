@@ -23,15 +23,19 @@ def png(images: torch.Tensor, columns: int = 0) -> bytes:
     Args:
         columns: images in a row; 0 means all in one.
     """
+    buffer = io.BytesIO()
+    picture = (255 * (1 - tile(images, columns or len(images)))).round().astype(np.uint8)
+    Image.fromarray(picture).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
+def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
+    """images (N,1,28,28) → one picture (rows·28, columns·28), floats in [0,1], row by row, the last filled with 0."""
     x = to_float(images)
-    columns = columns or len(x)
     rows = -(-len(x) // columns)
     if len(x) < rows * columns:
         x = torch.cat([x, x.new_zeros(rows * columns - len(x), *x.shape[1:])])
-    grid = x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1)
-    buffer = io.BytesIO()
-    Image.fromarray((255 * (1 - grid)).round().byte().numpy()).save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
+    return x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
 
 
 def as_images(source: object) -> torch.Tensor:

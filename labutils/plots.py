@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from labutils.data import to_float
+from labutils.pictures import tile
 
 # Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
 DIGIT_COLOURS = (
@@ -66,14 +66,6 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
         ax.set_title(text, fontsize=8)
     fig.suptitle(title, fontsize=11)
     return fig
-
-
-def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
-    """images (N,1,28,28) → one picture (rows·28, columns·28), floats in [0,1], row by row, the last filled with 0."""
-    x = to_float(images)
-    rows = -(-len(x) // columns)
-    x = torch.cat([x, x.new_zeros(rows * columns - len(x), *x.shape[1:])])
-    return x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
 
 
 def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float = 2.8) -> Figure:

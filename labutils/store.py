@@ -272,9 +272,9 @@ def keep_encoder(file: str | Path) -> str:
     """
     encoder_layers(Path(file))
     content = Path(file).read_bytes()
-    name = hashlib.sha256(content).hexdigest()[:16]
+    name = _kept_name(content)
     kept = _kept(name)
-    if not kept.exists() or hashlib.sha256(kept.read_bytes()).hexdigest()[:16] != name:
+    if not kept.exists() or not is_as_kept(kept):
         kept.parent.mkdir(parents=True, exist_ok=True)
         scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
         write(scratch, content)
@@ -293,21 +293,31 @@ def encoder_file(name: str) -> Path:
     path = runs_dir() / name
     if os.path.lexists(path):
         try:
-            if read_manifest(path)["key"] != name:
+            manifest = read_manifest(path)
+            if manifest["key"] != name:
                 raise ValueError("its manifest is another run's")
-            read_content(path, read_manifest(path), "model.safetensors")
+            read_content(path, manifest, "model.safetensors")
         except UNREADABLE as error:
             raise _no_run(path, error) from error
         return path / "model.safetensors"
     if not _kept(name).exists():
         raise RunError(f"encoder={name!r} is no stored run: train it first, its name is `run(config).path.name`")
-    if hashlib.sha256(_kept(name).read_bytes()).hexdigest()[:16] != name:
+    if not is_as_kept(_kept(name)):
         raise RunError(f"{_kept(name)} is not the file that was stored: name the checkpoint again, or delete it")
     return _kept(name)
 
 
 def _kept(name: str) -> Path:
     return runs_dir() / "encoders" / f"{name}.safetensors"
+
+
+def _kept_name(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def is_as_kept(file: Path) -> bool:
+    """Whether a file of `keep_encoder` still has the content that its name says."""
+    return _kept_name(file.read_bytes()) == file.stem
 
 
 def stored_row(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What the run store holds, what of it is of no use any more, and how that leaves."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import pandas as pd
 
 from labutils.config import Config, runs_dir
 from labutils.keys import of_today
-from labutils.store import UNREADABLE, RunError, read_content, read_manifest, run_folders, unfinished_dir
+from labutils.store import UNREADABLE, RunError, is_as_kept, read_content, read_manifest, run_folders, unfinished_dir
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
 USELESS = ("other code", "damaged", "set aside", "abandoned")
@@ -39,7 +38,7 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     for path in sorted(runs.glob("damaged-*")):
         rows.append({**_about(path), "state": "set aside"})
     for path in sorted(runs.glob("encoders/*.safetensors")):
-        whole = not verify or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == path.stem
+        whole = not verify or is_as_kept(path)
         rows.append({**_about(path), "state": "encoder" if whole else "damaged"})
     useless = abandoned()
     for path in sorted(runs.glob("unfinished/*")):

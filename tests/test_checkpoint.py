@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from damages import damaged
 
 from labutils import CLASSIFIER, COMPACT, Config, run, runs
 from labutils.checkpoint import Checkpoint
@@ -105,20 +106,7 @@ def test_who_asks_for_the_epochs_gets_them_all_after_an_interruption_too(store, 
     assert first.history["epoch"].tolist() == epochs
 
 
-def spoil(kind, file):
-    content = bytearray(file.read_bytes())
-    if kind == "bit flip":
-        content[len(content) // 2] ^= 1
-    elif kind == "torn":
-        content = content[: len(content) // 2]
-    elif kind == "never written":
-        content[-3000:] = bytes(3000)
-    elif kind == "empty":
-        content = b""
-    file.write_bytes(content)
-
-
-@pytest.mark.parametrize("kind", ["bit flip", "torn", "never written", "empty", "another's", "older than the key"])
+@pytest.mark.parametrize("kind", ["bit flip", "truncated", "zero tail", "empty", "another's", "older than the key"])
 def test_a_checkpoint_that_is_not_whole_or_anothers_is_not_used(store, interrupt, kind):
     whole = run(TINY, progress=False)
     whole.path.rename(store / "aside")
@@ -132,7 +120,7 @@ def test_a_checkpoint_that_is_not_whole_or_anothers_is_not_used(store, interrupt
     elif kind == "another's":
         file.rename(file.with_name(f"{whole.path.name}.safetensors"))
     else:
-        spoil(kind, file)
+        file.write_bytes(damaged(file.read_bytes(), kind, zeros=3000))
     interrupt(None)
     with pytest.warns(UserWarning, match=r"is no checkpoint of this run .*: it begins again"):
         again = run(TINY, progress=False)

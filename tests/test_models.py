@@ -10,6 +10,7 @@ from torch import nn
 
 from labutils.config import BASELINE, COMPACT, Config
 from labutils.data import Dataset, subset
+from labutils.latent import decode_codes
 from labutils.models import VAE, build_model
 from labutils.objectives import build_objective, negative_elbo
 from labutils.training import fit
@@ -225,6 +226,16 @@ def test_only_a_conditional_vae_looks_at_labels():
         assert torch.equal(a[1], b[1]) != conditional
         assert torch.equal(a, without) != conditional
         assert torch.equal(vae.sample(2, y=1, seed=0), vae.sample(2, y=one, seed=0))
+
+
+@pytest.mark.parametrize("y", [10, -2, 3.0, [1, 2], torch.zeros(3, 1, dtype=torch.long), torch.tensor([0, 1, 99])])
+def test_labels_that_are_none_are_refused(y):
+    vae = build_model(SMALL["conditional_vae"]).eval()
+    for wrong in (lambda: vae.sample(3, y), lambda: decode_codes(vae, torch.zeros(3, vae.latent_dim), y)):
+        with pytest.raises(ValueError, match="one for all or 3"):
+            wrong()
+    a, b = (vae.sample(3, label, seed=0) for label in (4, [4, 4, 4]))
+    assert torch.equal(a, b)
 
 
 def test_a_conditional_encoder_is_told_the_label_and_minus_one_is_none():

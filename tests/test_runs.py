@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from damages import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -163,17 +164,11 @@ def test_keys_are_the_same_in_another_process_with_another_hash_seed(some):
 
 
 def damage(kind, path):
-    file = path / ("MANIFEST.json" if kind == "no manifest" else "model.safetensors")
-    content = bytearray(file.read_bytes())
-    if kind == "bit flip":
-        content[len(content) // 2] ^= 1
-    elif kind == "truncated":
-        content = content[: len(content) // 2]
-    elif kind == "zero tail":
-        content[-100:] = bytes(100)
-    elif kind == "empty":
-        content = b""
-    file.unlink() if kind == "no manifest" else file.write_bytes(content)
+    if kind == "no manifest":
+        (path / "MANIFEST.json").unlink()
+    else:
+        weights = path / "model.safetensors"
+        weights.write_bytes(damaged(weights.read_bytes(), kind, zeros=100))
 
 
 @pytest.mark.parametrize("kind", ["bit flip", "truncated", "zero tail", "empty", "no manifest"])
