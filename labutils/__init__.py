@@ -5,9 +5,9 @@ data        load_dataset: images found, checked, batched   timing   models timed
 models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, sample
 objectives  batch losses: (model, x, y, …) -> dict         plots    plot_*: arrays in, Figure out
 training    fit: the one loop; evaluate                    gallery  pictures of every epoch
-transfer    another model's encoder under a classifier     report   the series executed, published, its page
-metrics     what every run measures: quality, floors, cost __main__ the command line
-evaluation  codes and samples judged: probe, NLL, Fréchet
+transfer    another model's encoder under a classifier     report   what a notebook shows and saves
+metrics     what every run measures: quality, floors, cost series   the notebooks executed headless, and their page
+evaluation  codes and samples judged: probe, NLL, Fréchet  publication  what the repository shows, and whether it fits
 runs        run: trained once, then read from the store    keys     the name of a run: a hash of all that decides it
 sweeps      sweep, ablate: tables of runs                  files    files with a checksum inside, nothing unpickled
 workers     where a sweep's runs are made                  checkpoint  what an interrupted training goes on from
@@ -17,7 +17,8 @@ pretrained  the weights that come along                    pictures PNG bytes; d
 inference   encode, decode, … of tensors, arrays, pictures space    a model and where the codes of real images lie
 widgets     LatentExplorer: sliders, and a picture at once panels   traversals, interpolation, arithmetic, dreams
 latent_map  LatentMap (and .js): decoded under the mouse   controls what explorer and panels share
-export      a page without Python (decoder.js, page.html)
+export      a page without Python (decoder.js, page.html)  favourites  codes that somebody kept
+                                                           __main__ the command line
 """
 
 from importlib import import_module

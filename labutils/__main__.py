@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series.set_defaults(function=_run)
     publish = commands.add_parser("publish", help="replace the published results by those of a full run on MNIST")
     publish.set_defaults(function=_publish)
+    pages = commands.add_parser("report", help="write what is published as pages to read without Jupyter and network")
+    pages.set_defaults(function=_report)
     pretrain = commands.add_parser("pretrain", help="replace the published weights by newly trained ones (full MNIST)")
     pretrain.add_argument("names", nargs="*", metavar="NAME", help="such as vae16; none means all")
     pretrain.set_defaults(function=_pretrain)
@@ -146,6 +148,9 @@ def _add_inference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--method", default="prior", help="prior, gaussian, gaussian per class or mixture (%(default)s)"
     )
     parsers["generate"].add_argument("--n", type=int, default=60, metavar="N", help="how many (%(default)s)")
+    parsers["generate"].add_argument(
+        "--label", type=int, metavar="N", help="what a conditional VAE is told (each class in turn)"
+    )
     parsers["generate"].add_argument("--seed", type=int, default=0, metavar="N", help="for others (%(default)s)")
     parsers["explore"].add_argument(
         "--open", action=argparse.BooleanOptionalAction, default=True, help="open it in the browser"
@@ -242,15 +247,22 @@ def _figures(r: "Run") -> dict[str, "Figure"]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from labutils.report import run_series
+    from labutils.series import run_series
 
     return min(run_series(options.notebooks), 1)
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from labutils.report import publish
+    from labutils.publication import publish
 
     print(f"published: {', '.join(publish())}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from labutils.publication import write_pages
+
+    print(f"Open {write_pages().as_uri()}")
     return 0
 
 
@@ -370,7 +382,7 @@ def _runs(options: argparse.Namespace) -> int:
         print(shown.to_string(index=False, na_rep="", float_format="{:.3g}".format, max_colwidth=100))
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.prune and options.yes:
-        remove(runs_dir() / name for name in table["name"])
+        remove((runs_dir() / name for name in table["name"]), verify=options.verify)
     print(size + (": deleted" if options.yes else ": --prune --yes deletes them") * options.prune)
     return int(not options.prune and (table["state"] == "damaged").any())
 

@@ -77,7 +77,7 @@ def links(text: str, picture: bytes, file: str) -> str:
     return (
         f"<div style='display: flex'><button {look} data-code='{text}' "
         "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
-        f"<a {look} download='{file}' href='data:image/png;base64,{data}'>save PNG</a></div>"
+        f"<a {look} download='{html.escape(file, quote=True)}' href='data:image/png;base64,{data}'>save PNG</a></div>"
     )
 
 
@@ -107,7 +107,8 @@ class Status:
         self.line.value = html.escape(text)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, *, mends: bool = True) -> Iterator[None]:
+        """Show what goes wrong inside; with `mends`, what went wrong before is forgotten if nothing does."""
         try:
             yield
         except Exception as error:
@@ -115,7 +116,7 @@ class Status:
             self.line.add_class("labutils-error")
             self.line.value = html.escape(f"{type(error).__name__}: {error}")
             raise
-        if self.error:  # what went wrong before is mended
+        if self.error and mends:
             self.say("")
 
 

@@ -167,7 +167,7 @@ def export_html(
     text = (HERE / "page.html").read_text(encoding="utf-8")
     parts = {
         "TITLE": html.escape(title or f"{space.name}: a latent space to touch"),
-        "DATA": json.dumps(page, ensure_ascii=True).replace("</", "<\\/"),
+        "DATA": json.dumps(page, ensure_ascii=True).replace("<", "\\u003c"),
         "SCRIPTS": "\n".join(_inlined(HERE / name) for name in ("decoder.js", "latent_map.js")),
     }
     for name, value in parts.items():

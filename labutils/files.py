@@ -58,6 +58,22 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a file, or give it other content, at once: who reads it meanwhile finds the one or the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}-{os.urandom(4).hex()}.new")
+    try:
+        write(scratch, content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def json_sum(values: Mapping[str, Any]) -> str:
+    """The SHA-256 sum of what can be written as JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def pack(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> bytes:
     """A safetensors file whose metadata are `about` and the SHA-256 sum of all else; the same bytes for the same
     content (safetensors itself writes metadata in any order)."""
@@ -98,7 +114,10 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         OSError, ValueError: the file cannot be read, or is not what `weights_file` wrote.
     """
     tensors, about = unpack(read(path, WEIGHTS_LIMIT))
-    fields = json.loads(about.get("config", "null"))
+    try:
+        fields = json.loads(about.get("config", "null"))
+    except RecursionError as error:
+        raise ValueError("its config is nested too deeply") from error
     if not isinstance(fields, dict):
         raise ValueError("it names no config")
     return tensors, fields

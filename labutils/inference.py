@@ -15,6 +15,7 @@ from torch import nn
 
 from labutils import latent
 from labutils.data import Dataset, load_dataset
+from labutils.models import CLASSES
 from labutils.pictures import as_images
 from labutils.plots import plot_images
 from labutils.space import latent_space
@@ -29,68 +30,75 @@ def model_of(model: Model) -> nn.Module:
     return run.model if isinstance(run, Run) else run
 
 
-def encode(model: Model, source: object, y: torch.Tensor | None = None) -> torch.Tensor:
-    """Images, as `pictures.as_images` takes them, labels y (N,) for a conditional_vae → codes (N,latent_dim)."""
+def encode(model: Model, source: object, y: object = None) -> torch.Tensor:
+    """Images, as `pictures.as_images` takes them, and for a conditional_vae labels, as `models.as_labels` takes them →
+    codes (N,latent_dim)."""
     return latent.encode_images(model_of(model), as_images(source), y)
 
 
-def decode(model: Model, z: object, y: torch.Tensor | None = None) -> torch.Tensor:
-    """Codes (N,latent_dim) or (latent_dim,), tensor, array or lists; labels y (N,) for a conditional_vae → images
-    (N,1,28,28) in [0,1].
+def decode(model: Model, z: object, y: object = None) -> torch.Tensor:
+    """Codes (N,latent_dim) or (latent_dim,), tensor, array or lists; labels as in `encode` → images (N,1,28,28) in
+    [0,1].
 
     Raises:
-        ValueError: another number of units than the model has, or a number that is not finite.
+        ValueError: a model that decodes nothing, another number of units than it has, or a number that is not finite.
     """
     network = model_of(model)
+    if not hasattr(network, "decode"):
+        raise ValueError(f"a {type(network).__name__} decodes nothing: take an autoencoder or a VAE")
     codes = torch.atleast_2d(torch.as_tensor(z, dtype=torch.float32))
     if codes.ndim != 2 or codes.shape[1] != network.latent_dim or not codes.isfinite().all():
         raise ValueError(f"codes have shape {tuple(codes.shape)}, expected (N, {network.latent_dim}) of finite numbers")
     return latent.decode_codes(network, codes, y)
 
 
-def reconstruct(model: Model, source: object, y: torch.Tensor | None = None) -> torch.Tensor:
-    """Images, as `pictures.as_images` takes them → their reconstructions (N,1,28,28) in [0,1]."""
+def reconstruct(model: Model, source: object, y: object = None) -> torch.Tensor:
+    """Images, and labels, as in `encode` → their reconstructions (N,1,28,28) in [0,1]."""
     return decode(model, encode(model, source, y), y)
 
 
 def interpolate(model: Model, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
-    """From one image to another by way of their codes: (steps,1,28,28), the reconstructions of both included."""
+    """From one image to another by way of their codes: (steps,1,28,28), the reconstructions of both included. A
+    conditional_vae is told no label: the two may have different ones."""
     a, b = (encode(model, source)[0] for source in (start, end))
     return decode(model, latent.interpolate(a, b, steps, spherical=spherical))
 
 
 def sample(
-    model: Model, n: int, method: str = "prior", data: Dataset | None = None, *, y: int | None = None, seed: int = 0
+    model: Model, n: int, method: str = "prior", data: Dataset | None = None, *, y: object = None, seed: int = 0
 ) -> torch.Tensor:
     """n invented images (n,1,28,28).
 
     Args:
         method: "prior" N(0, I), which only a VAE was trained for; or one of latent.SAMPLERS, fitted to the codes of
             up to 5,000 training images of `data`.
-        y: the label that a conditional_vae is told.
+        y: what a conditional_vae is told, labels as in `encode`; None means each class in turn.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or n below 1.
     """
     network = model_of(model)
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
     if method == "prior":
         z = latent.sample_normal(n, network.latent_dim, seed)  # type: ignore[arg-type]
     else:
         z = latent_space(network, data or load_dataset()).fitted(method, n, seed)
-    return decode(network, z, None if y is None else torch.full((n,), y))
+    return decode(network, z, torch.arange(n) % CLASSES if y is None else y)
 
 
 # The commands: what __main__ parses
 
 
-def _images(names: list[str], data: Dataset) -> torch.Tensor:
-    """Test images by index, or picture files."""
-    found = []
+def _images(names: list[str], data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Test images by index, or picture files, and their labels, −1 where nobody knows."""
+    images, labels = [], []
     for name in names:
         if name.isdigit() and int(name) >= len(data.test):
             raise ValueError(f"test image {name} must be from 0 to {len(data.test) - 1}")
-        found.append(as_images(data.test.images[int(name)] if name.isdigit() else name))
-    return torch.cat(found)
+        images.append(as_images(data.test.images[int(name)] if name.isdigit() else name))
+        labels.append(int(data.test.labels[int(name)]) if name.isdigit() else -1)
+    return torch.cat(images), torch.tensor(labels)
 
 
 def reconstruct_command(options: argparse.Namespace) -> int:
@@ -98,14 +106,14 @@ def reconstruct_command(options: argparse.Namespace) -> int:
     run = load_run(options.model)
     data = load_dataset(run.config.dataset)
     labels = data.test.labels.tolist()
-    x = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], data)
-    return _write(options.output, "inference_results", {"image": x, run.name: reconstruct(run, x)})
+    x, y = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], data)
+    return _write(options.output, "inference_results", {"image": x, run.name: reconstruct(run, x, y)})
 
 
 def interpolate_command(options: argparse.Namespace) -> int:
     """latent_interpolation.png: from one digit to another, along the line and along the arc."""
     run = load_run(options.model)
-    x = _images([options.start, options.end], load_dataset(run.config.dataset))
+    x, _ = _images([options.start, options.end], load_dataset(run.config.dataset))
     ways = {"line": False, "arc": True}
     rows = {name: interpolate(run, x[:1], x[1:], options.steps, spherical=arc) for name, arc in ways.items()}
     return _write(options.output, "latent_interpolation", rows)
@@ -115,7 +123,7 @@ def generate_command(options: argparse.Namespace) -> int:
     """generated_digits.png: digits that nobody wrote."""
     run = load_run(options.model)
     data = load_dataset(run.config.dataset)
-    x = sample(run, options.n, options.method, data, seed=options.seed)
+    x = sample(run, options.n, options.method, data, y=options.label, seed=options.seed)
     rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
     return _write(options.output, "generated_digits", rows)
 

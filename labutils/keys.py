@@ -30,15 +30,18 @@ def hash_of(config: Config, data: str, code: str, torch: str) -> str:
 
 
 def resolved(config: Config, data: Dataset) -> Config:
-    """What really runs: the data set that was found, the device there is, the epochs of the present scale."""
-    device = resolve_device(config.device)
+    """What really runs: the data set that was found, the device there is, the epochs of the present scale. To train on
+    as many images as there are is to train on all."""
+    device, n_train = resolve_device(config.device), config.n_train
+    if n_train and scale().images:
+        n_train = min(n_train, len(data.train))
     return replace(
         config,
         dataset=data.name,
         device=device.type,
         precision=resolve_precision(config.precision, device),
         epochs=min(config.epochs, scale().epochs or config.epochs),
-        n_train=min(config.n_train, len(data.train)) if config.n_train and scale().images else config.n_train,
+        n_train=None if n_train == len(data.train) else n_train,
     )
 
 

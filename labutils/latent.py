@@ -50,7 +50,12 @@ def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, sphe
     Args:
         spherical: along the arc instead of the straight line, which in many dimensions leaves the shell where a normal
             distribution has its mass (Shoemake 1985; White 2016).
+
+    Raises:
+        ValueError: fewer than two steps.
     """
+    if steps < 2:
+        raise ValueError(f"steps={steps} must be at least 2: both ends are among them")
     t = torch.linspace(0, 1, steps)[:, None]
     if not spherical:
         return start + t * (end - start)
@@ -86,13 +91,15 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
         z, y: (N,latent_dim) codes and (N,) labels.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or n below 1.
     """
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
     if method not in SAMPLERS:
         raise ValueError(f"method={method!r} must be one of {', '.join(SAMPLERS)}")
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
     if method == "prior":
         return sample_normal(n, z.shape[1], seed)
     groups = [z[y == label] for label in y.unique()] if method == "gaussian per class" else [z]

@@ -48,14 +48,19 @@ class Projection:
         self.linear = method in ("codes", "pca")
         self.matrix = torch.from_numpy(np.linalg.lstsq(plane, z.double().numpy(), rcond=None)[0]).float()
 
+    def nearest(self, xy: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points (M,2) → the k codes that are drawn nearest to each: distances and indices, (M,k)."""
+        nearest = torch.cdist(xy, torch.from_numpy(self.xy)).topk(min(k, len(self.xy)), largest=False)
+        return nearest.values, nearest.indices
+
     def inverse(self, xy: torch.Tensor) -> torch.Tensor:
         """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the mean of the nearest
         codes, the nearer the heavier."""
         if self.linear:
             return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
-        nearest = torch.cdist(xy, torch.from_numpy(self.xy)).topk(min(NEIGHBOURS, len(self.xy)), largest=False)
-        weight = 1 / (nearest.values.square() + 1e-9)
-        return (weight[..., None] * self.z[nearest.indices]).sum(1) / weight.sum(1, keepdim=True)
+        distances, nearest = self.nearest(xy, NEIGHBOURS)
+        weight = 1 / (distances.square() + 1e-9)
+        return (weight[..., None] * self.z[nearest]).sum(1) / weight.sum(1, keepdim=True)
 
     @property
     def extent(self) -> list[float]:
@@ -65,11 +70,11 @@ class Projection:
         (x0, y0), (x1, y1) = low - room, high + room
         return [float(value) for value in (x0, x1, y0, y1)]
 
-    def atlas(self, n: int) -> torch.Tensor:
-        """(n²,latent_dim) codes on a grid over the extent, from the top left, row by row."""
+    def grid(self, n: int) -> torch.Tensor:
+        """(n²,2) points of a grid over the extent, from the top left, row by row."""
         x0, x1, y0, y1 = self.extent
         y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
-        return self.inverse(torch.stack([x.flatten(), y.flatten()], dim=1))
+        return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
 def projected(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, Projection]:
@@ -84,8 +89,8 @@ def projected(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, P
 # a browser without a GPU), knows nothing of a picture decoded under the mouse, and its drawing cannot be taken along
 # into a page without a kernel. A few thousand points need no GPU.
 class LatentMap(anywidget.AnyWidget):
-    """A map of test images' codes, coloured by class. Moving the mouse decodes the point under it; a click loads the
-    image of the nearest point into `explorer`.
+    """A map of test images' codes, coloured by class. Moving the mouse decodes the point under it (a conditional_vae is
+    told the class of the nearest image); a click loads the image of the nearest point into `explorer`.
 
         LatentMap("vae2", explorer=explorer)
 
@@ -126,18 +131,22 @@ class LatentMap(anywidget.AnyWidget):
         self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
         self.explorer = explorer
         self.index, self.projection = projected(self.space, method, n)
-        labels = self.space.data.test.labels[self.index]
+        self._labels = self.space.data.test.labels[self.index]
         names = class_names(self.space.data.name)
         super().__init__(
-            xy=self.projection.xy.tobytes(), labels=labels.byte().numpy().tobytes(), names=list(names),
+            xy=self.projection.xy.tobytes(), labels=self._labels.byte().numpy().tobytes(), names=list(names),
             colours=list(DIGIT_COLOURS), extent=self.projection.extent,
-            atlas=png(self.space.decode(self.projection.atlas(GRID)), GRID),
+            atlas=png(self.plane(GRID), GRID),
         )  # fmt: skip
         self.on_msg(self._received)
 
     def picture_at(self, x: float, y: float) -> bytes:
         """The PNG of the decoded point."""
-        return png(self.space.decode(self.projection.inverse(torch.tensor([[x, y]], dtype=torch.float32))))
+        return png(self._decoded(torch.tensor([[x, y]], dtype=torch.float32)))
+
+    def plane(self, n: int) -> torch.Tensor:
+        """(n²,1,28,28) the plane decoded on a grid over the extent, from the top left, row by row."""
+        return self._decoded(self.projection.grid(n))
 
     def click(self, point: int) -> None:
         """Load the image of a point (an index into the map's points) into the explorer."""
@@ -149,6 +158,10 @@ class LatentMap(anywidget.AnyWidget):
         """Remove the map from the page and the kernel."""
         self.layout.close()
         super().close()
+
+    def _decoded(self, xy: torch.Tensor) -> torch.Tensor:
+        labels = self._labels[self.projection.nearest(xy)[1][:, 0]] if self.space.conditional else None
+        return self.space.decode(self.projection.inverse(xy), labels)
 
     def _received(self, widget: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
         try:

@@ -100,8 +100,8 @@ def _test_image(space: Space, index: int) -> tuple[torch.Tensor, int | None]:
 EXAMPLES = ("7 - 1 + 4", "(3 + 8) / 2", "#0 - 7 + 9", "2 * 8 - 3")
 
 
-def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The code (latent_dim,) of an expression of digits, and those of its operands by name.
+def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, int]]]:
+    """The code (latent_dim,) of an expression of digits, and by name the codes and labels of its operands.
 
     Args:
         expression: digits (the mean code of a class), #17 (the code of test image 17), +, −, parentheses, and a
@@ -110,14 +110,17 @@ def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tor
     Raises:
         ValueError: anything else.
     """
-    operands: dict[str, torch.Tensor] = {}
+    operands: dict[str, tuple[torch.Tensor, int]] = {}
 
     def operand(name: str) -> torch.Tensor:
         index, last = int(name.strip("#")), len(space.data.test if "#" in name else class_names(space.data.name)) - 1
         if index > last:
             raise ValueError(f"{name} in {expression!r}: the last there is is {last}")
-        code = space.encode(*_test_image(space, index))[0] if "#" in name else space.mean_code(index)
-        return operands.setdefault(name, code)
+        if "#" in name:
+            operands[name] = space.encode(*_test_image(space, index))[0], int(space.data.test.labels[index])
+        else:
+            operands[name] = space.mean_code(index), index
+        return operands[name][0]
 
     def value(node: ast.AST) -> torch.Tensor:
         match node:
@@ -146,10 +149,14 @@ def arithmetic(
     model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, expression: str = EXAMPLES[0]
 ) -> Panel:
     """Can one calculate with digits? An expression of mean codes and test images (see `evaluate`), the pictures of its
-    operands, and that of its result."""
+    operands, and that of its result. A conditional decoder is told each operand's class, and of the result what is
+    chosen: its codes hold the style alone."""
     space = latent_space(model, data)
     text = widgets.Combobox(value=expression, options=EXAMPLES, description="calculate", continuous_update=False,
                             style={"description_width": "initial"})  # fmt: skip
+    names = class_names(space.data.name)
+    told = choice([("nothing", None), *((name, label) for label, name in enumerate(names))], None, "told")
+    told.layout.display = "" if space.conditional else "none"
     operands, result = widgets.HBox(), view(112)
 
     def update() -> str:
@@ -157,17 +164,17 @@ def arithmetic(
         for old in operands.children:
             close_all(old)
         frames = []
-        for name, part in parts.items():
-            show(frame := view(84), space.decode(part[None]))
-            what = f"test image {name[1:]}" if "#" in name else f"mean of all {class_names(space.data.name)[int(name)]}"
+        for name, (part, label) in parts.items():
+            show(frame := view(84), space.decode(part[None], label))
+            what = f"test image {name[1:]}" if "#" in name else f"mean of all {names[label]}"
             frames.append(widgets.VBox([frame, caption(what)]))
         operands.children = frames
-        show(result, space.decode(code[None]))
+        show(result, space.decode(code[None], told.value))
         return f"{text.value}: the code lies farther out than {space.code_rank(code):.0%} of real codes"
 
     answer = widgets.VBox([result, caption("= result")])
     row = widgets.HBox([operands, answer], layout=widgets.Layout(align_items="flex-end"))
-    return Panel(update, [text], [row])
+    return Panel(update, [text, told], [row])
 
 
 def random_digits(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from labutils.config import IMAGE_SIZE
 from labutils.data import check_images, to_float
@@ -48,8 +48,8 @@ def as_images(source: object) -> torch.Tensor:
             is framed as MNIST's digits were (fitted into 20 × 20 pixels, its centre of mass in the middle).
 
     Raises:
-        ValueError: values outside the range, a shape that is no image, a picture without a digit, or a ground that is
-            neither dark nor light. The message names the file.
+        ValueError: values outside the range, a shape that is no image, arrays of dark ink on a light ground, a picture
+            without a digit, or a ground that is neither dark nor light. The message names the file.
         FileNotFoundError: there is no such file.
     """
     if isinstance(source, (str, Path)):
@@ -65,20 +65,35 @@ def as_images(source: object) -> torch.Tensor:
     if images.ndim in (2, 3):
         images = images.view(-1, 1, *images.shape[-2:])
     check_images(images)
-    return to_float(images)
+    x = to_float(images)
+    edges = torch.cat([x[:, 0, 0], x[:, 0, -1], x[:, 0, :, 0], x[:, 0, :, -1]], dim=1)
+    if (light := (edges.median(1).values > 0.8).nonzero()).numel():  # of MNIST and Fashion-MNIST no image is
+        raise ValueError(f"image {int(light[0])} has a light ground: models know light ink on black, so pass 1 - x")
+    return x
 
 
 def read_picture(path: str | Path) -> torch.Tensor:
     """A picture file of one digit → (1,1,28,28), see `as_images`."""
     try:
         with Image.open(path) as file:
-            picture = file.convert("RGBA")
-            # what is transparent is paper
-            paper = Image.new("RGBA", picture.size, "white" if _is_dark(picture) else "black")
-            grey = np.asarray(Image.alpha_composite(paper, picture).convert("L"), dtype=np.float32) / 255
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture that can be read: a PNG file of one digit is expected") from None
+            grey = _grey(ImageOps.exif_transpose(file))  # a telephone held upright writes which way is up
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise ValueError(
+            f"{path} is not a picture that can be read{reason}: a PNG file of one digit is expected"
+        ) from error
     return framed(grey, str(path))
+
+
+def _grey(file: Image.Image) -> np.ndarray:
+    """(H,W) float32 in [0,1]; what is transparent is paper."""
+    if file.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
+        return np.asarray(file, dtype=np.float32) / 65535
+    picture = file.convert("RGBA")
+    paper = Image.new("RGBA", picture.size, "white" if _is_dark(picture) else "black")
+    return np.asarray(Image.alpha_composite(paper, picture).convert("L"), dtype=np.float32) / 255
 
 
 def _is_dark(picture: Image.Image) -> bool:

@@ -251,6 +251,26 @@ def plot_effects(
     return fig
 
 
+def plot_comparisons(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """The same comparisons in several settings, beside each other: percent with percent_low … percent_high, as
+    `stats.compare` gives them, a row a comparison and a colour a table."""
+    first = next(iter(tables.values()))
+    fig, axes = figure(8, 1 + 0.45 * len(first))
+    ax: Axes = axes[0, 0]
+    for i, (name, table) in enumerate(tables.items()):
+        at = np.arange(len(table)) + 0.24 * (i - (len(tables) - 1) / 2)
+        bars = [table["percent"] - table["percent_low"], table["percent_high"] - table["percent"]]
+        ax.errorbar(table["percent"], at, xerr=bars, fmt="o", ms=5, capsize=3, color=DIGIT_COLOURS[i], label=name)
+    ax.axvline(0, color="#555555", linewidth=1)
+    ax.set(
+        yticks=np.arange(len(first)), ylim=(len(first) - 0.5, -0.5), xlabel="difference to the baseline, % of its mean"
+    )
+    ax.set_yticklabels([str(value) for value in first.index], fontsize=9)
+    ax.legend(frameon=False, fontsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
 def plot_pareto(
     table: pd.DataFrame,
     costs: Sequence[str],

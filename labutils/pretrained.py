@@ -6,7 +6,6 @@ config only what differs from the defaults is written: a field that a later Conf
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,10 @@ import pandas as pd
 
 from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, ROOT, Config
 from labutils.data import load_dataset
-from labutils.files import pack, read_model
+from labutils.files import json_sum, pack, read, read_model
+from labutils.files import replace as replace_file
 from labutils.runs import run
-from labutils.store import Run, RunError
+from labutils.store import UNREADABLE, Run, RunError
 from labutils.sweeps import sweep
 
 # what `python -m labutils pretrain` trains; epochs as in the notebooks
@@ -31,6 +31,7 @@ PRETRAINED = {
     "conditional_vae": replace(CONV_VAE, model="conditional_vae", latent_dim=16),
     "classifier": replace(CLASSIFIER, label_smoothing=0.0),  # hard labels: its confidence is shown, and judged by
 }
+REMEDY = "`git checkout -- outputs/pretrained` brings it back"
 KEPT = ("test_mse", "test_neg_elbo", "test_kl", "test_active_units", "test_accuracy", "n_params")
 
 
@@ -48,13 +49,13 @@ def load_pretrained(name: str) -> Run:
     index = _index()
     if name not in index:
         raise RunError(f"there are no weights {name!r}; there are {', '.join(index) or 'none'}")
-    path, remedy = pretrained_dir() / f"{name}.safetensors", "`git checkout -- outputs/pretrained` brings it back"
+    path = pretrained_dir() / f"{name}.safetensors"
     if not path.is_file():
-        raise RunError(f"{path} is missing: {remedy}")
+        raise RunError(f"{path} is missing: {REMEDY}")
     try:
         config, model = read_model(path, index[name]["sha256"])
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not the published file ({error}): {remedy}") from error
+        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
     return Run(config, model, index[name]["metrics"], pd.DataFrame(), path)
 
 
@@ -102,8 +103,7 @@ def pretrain(names: Sequence[str] = ()) -> list[Path]:
         index = _index()
         path = pretrained_dir() / f"{name}.safetensors"
         index[name] = _stored(path, run(config))
-        text = json.dumps({n: index[n] for n in PRETRAINED if n in index}, indent=1)
-        (pretrained_dir() / "pretrained.json").write_text(text + "\n", encoding="utf-8")
+        _write_index({n: index[n] for n in PRETRAINED if n in index})
         paths.append(path)
     return paths
 
@@ -116,13 +116,25 @@ def _stored(path: Path, r: Run) -> dict[str, Any]:
     }
     config = {name: value for name, value in values.items() if name not in ("device", "precision")}
     content = pack(r.model.state_dict(), {"config": json.dumps(config)})
-    scratch = path.with_suffix(".new")
-    scratch.write_bytes(content)
-    shutil.move(scratch, path)
+    replace_file(path, content)
     metrics = {name: r.metrics[name] for name in KEPT if name in r.metrics}
     return {"sha256": hashlib.sha256(content).hexdigest(), "config": config, "metrics": metrics}
 
 
 def _index() -> dict[str, Any]:
+    """What pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
     path = pretrained_dir() / "pretrained.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        index = json.loads(read(path, 2**20))
+        if index.pop("sha256") != json_sum(index):
+            raise ValueError("it was altered")
+    except FileNotFoundError:
+        return {}
+    except UNREADABLE as error:
+        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
+    return index
+
+
+def _write_index(index: dict[str, Any]) -> None:
+    text = json.dumps({**index, "sha256": json_sum(index)}, indent=1)
+    replace_file(pretrained_dir() / "pretrained.json", f"{text}\n".encode())

@@ -176,8 +176,10 @@ def latent_space(model: "Space | Run | nn.Module | str | Path", data: Dataset | 
         n: how many training images to encode, evenly spaced.
 
     Raises:
-        ValueError: a model that decodes nothing (a classifier), or a bare model without data.
+        ValueError: a model that decodes nothing (a classifier), a bare model without data, or fewer than ten images.
     """
+    if n < 10:
+        raise ValueError(f"n={n} must be at least 10: the codes of fewer images tell nothing")
     if isinstance(model, Space):
         return model
     name, network, dataset = _named(model)

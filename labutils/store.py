@@ -28,7 +28,7 @@ from torch import nn
 from labutils.checkpoint import Checkpoint
 from labutils.config import Config, runs_dir, scale
 from labutils.data import Dataset, load_dataset
-from labutils.files import WEIGHTS_LIMIT, read, read_model, weights_file, write
+from labutils.files import WEIGHTS_LIMIT, json_sum, read, read_model, weights_file, write
 from labutils.keys import code_hash, hash_of, of_today, torch_version
 from labutils.transfer import encoder_layers
 
@@ -37,8 +37,9 @@ LIMITS = {"MANIFEST.json": 2**20, "config.json": 2**20, "metrics.json": 2**20, "
           "model.safetensors": WEIGHTS_LIMIT}  # bytes  # fmt: skip
 # What JSON, CSV and safetensors that are not ours can raise
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+MADE_FROM, VERSIONS = ("data", "code", "torch"), ("python", "torch", "numpy")
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-MANIFEST = {"key", "made_from", "files", "versions", "scale", "platform"}
+MANIFEST = {"key": str, "made_from": dict, "files": dict, "versions": dict, "scale": str, "platform": str}
 
 
 class RunError(RuntimeError):
@@ -62,15 +63,15 @@ class Run:
             return self.path.stem
         return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
 
-    def encode(self, images: object, y: torch.Tensor | None = None) -> torch.Tensor:
+    def encode(self, images: object, y: object = None) -> torch.Tensor:
         """Images (N,1,28,28) as tensor, array or paths of pictures → codes (N,latent_dim); see inference.py."""
         return _inference().encode(self.model, images, y)
 
-    def decode(self, z: object, y: torch.Tensor | None = None) -> torch.Tensor:
+    def decode(self, z: object, y: object = None) -> torch.Tensor:
         """Codes (N,latent_dim) → images (N,1,28,28) in [0,1]."""
         return _inference().decode(self.model, z, y)
 
-    def reconstruct(self, images: object, y: torch.Tensor | None = None) -> torch.Tensor:
+    def reconstruct(self, images: object, y: object = None) -> torch.Tensor:
         """Images as in `encode` → their reconstructions (N,1,28,28)."""
         return _inference().reconstruct(self.model, images, y)
 
@@ -78,7 +79,7 @@ class Run:
         """Two images as in `encode` → (steps,1,28,28) from one to the other by way of their codes."""
         return _inference().interpolate(self.model, start, end, steps, spherical=spherical)
 
-    def sample(self, n: int, method: str = "prior", *, y: int | None = None, seed: int = 0) -> torch.Tensor:
+    def sample(self, n: int, method: str = "prior", *, y: object = None, seed: int = 0) -> torch.Tensor:
         """n invented images (n,1,28,28); the methods are latent.SAMPLERS, fitted to codes of this run's data."""
         data = None if method == "prior" else load_dataset(self.config.dataset)
         return _inference().sample(self.model, n, method, data, y=y, seed=seed)
@@ -115,7 +116,8 @@ def read_run(path: Path, key: str | None = None) -> Run:
     content = _values(path, manifest, ("history.csv", "metrics.json"), key or manifest["key"])
     file = path / "model.safetensors"
     try:
-        config, model = read_model(file, manifest["files"]["model.safetensors"]["sha256"])
+        stored = manifest["files"][file.name]
+        config, model = read_model(file, stored["sha256"] if isinstance(stored, dict) else "none")
         if config != content["config.json"]:
             raise ValueError("the weights are those of another config")
     except (OSError, ValueError) as error:
@@ -136,7 +138,7 @@ def find_run(key: str) -> Run | None:
     try:
         return read_run(path, key)
     except RunError as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, GONE):
+        if out_of_reach(error):
             raise
         aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
         try:
@@ -154,6 +156,13 @@ def find_run(key: str) -> Run | None:
         return read_run(path, key)
 
 
+def out_of_reach(error: Exception) -> bool:
+    """Whether something could not be read for a reason that says nothing about it: the disk, the permissions, too many
+    open files."""
+    reason = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(reason, OSError) and not isinstance(reason, GONE)
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """What a stored run says of itself: key, made_from (data, code, torch), files, versions, scale, platform.
 
@@ -164,10 +173,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if links := [name for name in (*FILES, "MANIFEST.json") if (path / name).is_symlink()]:
             raise ValueError(f"{links[0]} is a link, which may lead anywhere")
         manifest = json.loads(read(path / "MANIFEST.json", LIMITS["MANIFEST.json"]))
-        if manifest.pop("sha256") != _json_sum(manifest) or manifest.keys() != MANIFEST:
+        if manifest.pop("sha256") != json_sum(manifest) or manifest.keys() != MANIFEST.keys():
             raise ValueError("MANIFEST.json is not the one that was stored")
+        if not all(isinstance(manifest[name], kind) for name, kind in MANIFEST.items()):
+            raise ValueError("MANIFEST.json holds values of other types than a run's")
         if manifest["files"].keys() != set(FILES):
             raise ValueError(f"MANIFEST.json names other files than a run has: {str(list(manifest['files']))[:200]}")
+        for group, names in (("made_from", MADE_FROM), ("versions", VERSIONS)):
+            if manifest[group].keys() != set(names) or not all(isinstance(manifest[group][n], str) for n in names):
+                raise ValueError(f"MANIFEST.json says something else under {group} than {', '.join(names)}")
     except UNREADABLE as error:
         raise _no_run(path, error) from error
     return manifest
@@ -180,7 +194,7 @@ def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
         OSError, ValueError: it is not.
     """
     content = read(path / name, LIMITS[name])
-    if manifest["files"][name] != _fingerprint(content):
+    if manifest["files"].get(name) != _fingerprint(content):
         raise ValueError(f"{name} is not the file that was stored")
     return content
 
@@ -229,7 +243,7 @@ def write_run(
         "scale": scale().name,
         "platform": f"{sys.platform} {platform.machine()}",
     }
-    manifest["sha256"] = _json_sum(manifest)
+    manifest["sha256"] = json_sum(manifest)
     path = runs_dir() / key
     scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
     scratch.mkdir()  # not by tempfile, whose folders nobody else may read
@@ -251,10 +265,13 @@ def unfinished_dir() -> Path:
     """The store's place for what is not finished: checkpoints, and runs that are being written. Made where missing.
 
     Raises:
-        OSError: the store cannot be written; better known before a training than after it.
+        OSError: the store cannot be written, better known before a training than after it; or the place is a link,
+            which may lead anywhere.
     """
     folder = runs_dir() / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(f"{folder} is a link: what is not finished is written, and deleted, in the store alone")
     with tempfile.TemporaryFile(dir=folder):
         return folder
 
@@ -268,10 +285,10 @@ def keep_encoder(file: str | Path) -> str:
     """Copy a weights file into the run store, for `Config.encoder`; the name it has there, a hash of its content.
 
     Raises:
-        ValueError: this is no weights file with an encoder that a classifier can have.
+        OSError, ValueError: this is no weights file with an encoder that a classifier can have.
     """
     encoder_layers(Path(file))
-    content = Path(file).read_bytes()
+    content = read(Path(file), WEIGHTS_LIMIT)
     name = _kept_name(content)
     kept = _kept(name)
     if not kept.exists() or not is_as_kept(kept):
@@ -316,8 +333,15 @@ def _kept_name(content: bytes) -> str:
 
 
 def is_as_kept(file: Path) -> bool:
-    """Whether a file of `keep_encoder` still has the content that its name says."""
-    return _kept_name(file.read_bytes()) == file.stem
+    """Whether a file of `keep_encoder` still has the content that its name says.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return _kept_name(read(file, WEIGHTS_LIMIT)) == file.stem
+    except ValueError:
+        return False
 
 
 def stored_row(path: Path) -> dict[str, Any]:
@@ -367,10 +391,6 @@ def stored_runs() -> pd.DataFrame:
 def run_folders() -> list[Path]:
     """What has the name of a run, in order."""
     return sorted(runs_dir().glob("[0-9a-f]" * 16))
-
-
-def _json_sum(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(path: Path) -> None:

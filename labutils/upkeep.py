@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -15,9 +16,20 @@ import pandas as pd
 
 from labutils.config import Config, runs_dir
 from labutils.keys import of_today
-from labutils.store import UNREADABLE, RunError, is_as_kept, read_content, read_manifest, run_folders, unfinished_dir
+from labutils.store import (
+    UNREADABLE,
+    RunError,
+    is_as_kept,
+    out_of_reach,
+    read_content,
+    read_manifest,
+    run_folders,
+    unfinished_dir,
+)
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
+RUN = re.compile("[0-9a-f]{16}")
+OURS = re.compile(r"writing-[0-9a-f]{8}|[0-9a-f]{16}(-[0-9a-f]{8}\.new|\.safetensors)")
 USELESS = ("other code", "damaged", "set aside", "abandoned")
 
 
@@ -26,7 +38,8 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     fields of the config.
 
     state is one of: ok; other code (made by labutils or torch of another day: nobody asks for it under its name);
-    damaged; set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`); unfinished (a
+    damaged; unreadable (now; that says nothing about it); set aside (was damaged when it was asked for); encoder (kept
+    for `Config.encoder`, or another day's run whose encoder a classifier of today started from); unfinished (a
     checkpoint, or a run being written); abandoned (the same, and of no use).
 
     Args:
@@ -35,11 +48,14 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     runs, rows = runs_dir(), []
     for path in run_folders():
         rows.append({**_about(path), **_state_of_run(path, verify)})
+    used = {row["encoder"] for row in rows if row["state"] == "ok"}
+    for row in rows:
+        if row["state"] == "other code" and row["name"] in used:
+            row["state"] = "encoder"
     for path in sorted(runs.glob("damaged-*")):
         rows.append({**_about(path), "state": "set aside"})
     for path in sorted(runs.glob("encoders/*.safetensors")):
-        whole = not verify or is_as_kept(path)
-        rows.append({**_about(path), "state": "encoder" if whole else "damaged"})
+        rows.append({**_about(path), **_state_of_encoder(path, verify)})
     useless = abandoned()
     for path in sorted(runs.glob("unfinished/*")):
         rows.append({**_about(path), "state": "abandoned" if path in useless else "unfinished"})
@@ -48,7 +64,8 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
 
 def _about(path: Path) -> dict[str, Any]:
     size, newest = 0, 0.0
-    for file in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())]:
+    inside = () if path.is_symlink() else os.walk(path)  # which passes over folders that vanish, unlike rglob
+    for file in (path, *(Path(folder, name) for folder, _, names in inside for name in names)):
         with suppress(FileNotFoundError):  # finished just now
             state = file.lstat()
             size += 0 if stat.S_ISDIR(state.st_mode) else state.st_size
@@ -57,19 +74,27 @@ def _about(path: Path) -> dict[str, Any]:
     return {"name": str(path.relative_to(runs_dir())), "bytes": size, "days": days, "note": ""}
 
 
-def _state_of_run(path: Path, verify: bool) -> dict[str, Any]:
+def _state_of_run(path: Path, verify: bool, key: str = "") -> dict[str, Any]:
+    """The state, a note, and the config's fields; `key` says which run it has to be, its name else."""
     try:
         manifest = read_manifest(path)
         # not as a Config: one of another day may have other fields
         config = dict(json.loads(read_content(path, manifest, "config.json")))
         for name in manifest["files"] if verify else ():
             read_content(path, manifest, name)
-        if manifest["key"] != path.name:
+        if manifest["key"] != (key or path.name):
             raise ValueError("it holds another run than its name says")
     except (RunError, *UNREADABLE) as error:
-        return {"state": "damaged", "note": str(error)}
+        return {"state": "unreadable" if out_of_reach(error) else "damaged", "note": str(error)}
     known = {f.name: config.get(f.name) for f in fields(Config)}
     return {**known, "state": "ok" if of_today(manifest["made_from"]) else "other code"}
+
+
+def _state_of_encoder(path: Path, verify: bool) -> dict[str, Any]:
+    try:
+        return {"state": "encoder" if not verify or is_as_kept(path) else "damaged"}
+    except OSError as error:
+        return {"state": "unreadable", "note": str(error)}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
@@ -97,7 +122,8 @@ def abandoned() -> list[Path]:
     """What lies among the unfinished and is of no use: checkpoints of finished runs, and what nobody touched for a
     week."""
     found = []
-    for path in (runs_dir() / "unfinished").glob("*"):
+    # what has another name is not ours
+    for path in filter(lambda path: OURS.fullmatch(path.name), (runs_dir() / "unfinished").glob("*")):
         with suppress(FileNotFoundError):  # finished just now
             if time.time() - path.stat().st_mtime > ABANDONED or (runs_dir() / path.stem / "MANIFEST.json").exists():
                 found.append(path)
@@ -111,12 +137,21 @@ def tidy() -> None:
             remove([path])
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Delete files and folders of the store, each out of sight first: nobody reads half a run."""
+def remove(paths: Iterable[Path], *, verify: bool = False) -> None:
+    """Delete files and folders of the store, each out of sight first: nobody reads half a run. A run that is whole and
+    of today when it comes to that stays: another process has trained it again since it was found to be of no use.
+
+    Args:
+        verify: whether reading every byte showed that it was damaged.
+    """
     for path in paths:
         gone = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
         with suppress(FileNotFoundError):  # another process was faster
             path.rename(gone)
+            if RUN.fullmatch(path.name) and _state_of_run(gone, verify, path.name)["state"] == "ok":
+                with suppress(OSError):  # or faster still, and there is another one
+                    gone.rename(path)
+                    continue
             if gone.is_dir() and not gone.is_symlink():
                 shutil.rmtree(gone)
             else:

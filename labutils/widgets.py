@@ -1,6 +1,6 @@
 """LatentExplorer: a slider for every unit of a code, and beside them the picture that the decoder makes of it."""
 
-import json
+import html
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import ipywidgets as widgets
 import torch
 from torch import nn
 
-from labutils.config import outputs_dir
 from labutils.controls import (
     STYLE,
     Later,
@@ -25,6 +24,7 @@ from labutils.controls import (
     view,
 )
 from labutils.data import Dataset
+from labutils.favourites import favourites_file, read_favourites, write_favourites
 from labutils.models import inference
 from labutils.pictures import png
 from labutils.plots import class_names
@@ -74,7 +74,8 @@ class LatentExplorer:
         self._loading = False  # while many sliders are set at once, none of them draws
         self.status = Status()
         self._side = Later(self._describe_watched, PAUSE)
-        self.favourites = self._stored_favourites()
+        self._favourites_file = favourites_file(self.space.name, self.space.model)
+        self.favourites = read_favourites(self._favourites_file)
         self.sliders = {unit: self._slider(unit) for unit in self.space.order}
         self._make_parts()
         self.box = self._arranged()
@@ -87,12 +88,17 @@ class LatentExplorer:
         slider rests at its end, and the status line says so.
 
         Raises:
-            ValueError: another number of units, or a number that is not finite.
+            ValueError: another number of units, or a number that is not finite. Everything stays as it was.
         """
+        self._load(z, origin, y, None)
+
+    def _load(self, z: Any, origin: str, y: int | None, real: tuple[torch.Tensor, torch.Tensor, str] | None) -> None:
+        """`load`, and beside it a real image, its reconstruction and what it is."""
         z = torch.as_tensor(z, dtype=torch.float32).flatten().clone()
         if len(z) != self.space.latent_dim or not z.isfinite().all():
             raise ValueError(f"a code of {self.space.name} has {self.space.latent_dim} finite numbers, not {len(z)}")
-        self._start = (z.clone(), origin, y)
+        self._start = (z.clone(), origin, y, real)
+        self._show_real(*(real or (None, None, "")))
         self._loading = True
         try:
             for unit, slider in self.sliders.items():
@@ -119,8 +125,8 @@ class LatentExplorer:
         x = test.images[index : index + 1]
         y = label if self.space.conditional else None
         z = self.space.encode(x, y)
-        self._show_real(x, self.space.decode(z, y), f"a real {self.names[label]}")
-        self.load(z[0], f"test image {index}, a {self.names[label]}", y)
+        real = x, self.space.decode(z, y), f"a real {self.names[label]}"
+        self._load(z[0], f"test image {index}, a {self.names[label]}", y, real)
 
     def from_digit(self, label: int) -> None:
         """Start from the next test image of a class."""
@@ -135,13 +141,11 @@ class LatentExplorer:
         seed = self._draws if seed is None else seed
         label = self._digit.value if self._digit.value != ANY else seed % len(self.names)
         z = self.space.draw(method, seed, label)
-        self._show_real(None, None, "")
         what = f"{method}, {self.names[label]}" if method == "of a class" else method
         self.load(z, f"a random code ({what})", label if self.space.conditional else None)
 
     def zeros(self) -> None:
         """Start from the code of zeros."""
-        self._show_real(None, None, "")
         self.load(torch.zeros(self.space.latent_dim), "zeros", self.y)
 
     def paste(self, text: str) -> None:
@@ -155,20 +159,17 @@ class LatentExplorer:
             z = [float(word) for word in words]
         except ValueError as error:
             raise ValueError(f"a code is numbers separated by commas or spaces: {error}") from None
-        self._show_real(None, None, "")
         self.load(z, "a typed code", self.y)
 
     def reset(self) -> None:
         """Back to what was started from last."""
-        self.load(*self._start)
+        self._load(*self._start)
 
     def keep(self, name: str = "") -> str:
         """Store the code as a favourite, also for the next session; its name."""
         name = name or f"{len(self.favourites) + 1}: {self._start[1]}"
         self.favourites[name] = {"z": [round(v, 6) for v in self.z.tolist()], "y": self.y}
-        if path := self._favourites_path():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.favourites, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_favourites(self._favourites_file, self.favourites)
         self._favourite.options = [("favourites", ""), *((name, name) for name in self.favourites)]
         self.status.say(f"kept as “{name}”")
         return name
@@ -180,7 +181,6 @@ class LatentExplorer:
             KeyError: there is none of that name.
         """
         favourite = self.favourites[name]
-        self._show_real(None, None, "")
         self.load(favourite["z"], f"favourite {name}", favourite["y"])
 
     # What it shows
@@ -202,7 +202,7 @@ class LatentExplorer:
         self._side.request()
 
     def _describe_watched(self) -> None:
-        with self.status.watching():
+        with self.status.watching(mends=False):  # it comes late: what was wrong in between is still wrong
             self.describe()
 
     def describe(self) -> None:
@@ -295,9 +295,8 @@ class LatentExplorer:
         ], layout=row)  # fmt: skip
         text = widgets.HBox([caption("code"), self._text], layout=widgets.Layout(align_items="center", width="100%"))
         self._told.layout.display = "" if self.space.conditional else "none"
-        head = caption(
-            f"<span class=labutils-quiet>{self.space.name}: unit · {self.space.measure}, most important first</span>"
-        )
+        units = f"{self.space.name}: unit · {self.space.measure}, most important first"
+        head = caption(f"<span class=labutils-quiet>{html.escape(units)}</span>")
         return widgets.VBox([widgets.HTML(STYLE), top, start, text, self._told, head, self._pages(), self.status.line],
                             layout=widgets.Layout(max_width="860px"))  # fmt: skip
 
@@ -348,12 +347,3 @@ class LatentExplorer:
     def _typed(self, change: Any) -> None:
         if change["new"] and change["new"] != code_text(self.z):
             self._try(self.paste, change["new"])
-
-    def _favourites_path(self) -> Path | None:
-        """Favourites belong to weights: a bare model has no name to keep them under."""
-        run = self.space.name != type(self.space.model).__name__
-        return outputs_dir() / "local" / "favourites" / f"{self.space.name}.json" if run else None
-
-    def _stored_favourites(self) -> dict[str, dict[str, Any]]:
-        path = self._favourites_path()
-        return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}

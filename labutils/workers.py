@@ -5,6 +5,7 @@ worker that dies costs nothing but time: another begins its task again, from the
 """
 
 import os
+import platform
 import threading
 import time
 import warnings
@@ -155,17 +156,24 @@ def _end_with(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _luggage(task: Task) -> tuple[dict[str, str], dict[tuple[str, int], Any], Task]:
-    """What a worker, started elsewhere or for an earlier sweep perhaps, has to know: where the store is, the scale,
-    where images are if the driver was told, and the PCA line of its run, which takes seconds."""
+def _luggage(task: Task) -> tuple[str, dict[str, str], dict[tuple[str, int], Any], Task]:
+    """What a worker, started elsewhere or for an earlier sweep perhaps, has to know: who sent it, where the store is,
+    the scale, where images are if the driver was told, and the PCA line of its run, which takes seconds."""
     surroundings = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name}
     if folder := os.environ.get("LABUTILS_DATA"):
         surroundings["LABUTILS_DATA"] = str(environment_path(folder))
     lines = {(images, n): line for (images, n), line in known_floors.items() if task.config.n_train in (None, n)}
-    return surroundings, lines, task
+    return _this_process(), surroundings, lines, task
 
 
-def _run_row_in_worker(surroundings: dict[str, str], floors: dict[tuple[str, int], Any], task: Task) -> Row:
-    os.environ.update(surroundings)
+def _this_process() -> str:
+    return f"{platform.node()} {os.getpid()}"
+
+
+def _run_row_in_worker(
+    driver: str, surroundings: dict[str, str], floors: dict[tuple[str, int], Any], task: Task
+) -> Row:
+    if driver != _this_process():  # a thread of the driver knows it all
+        os.environ.update(surroundings)
     known_floors.update(floors)
     return run_row(*task)

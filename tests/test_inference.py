@@ -1,14 +1,19 @@
 """Digits from anywhere through a model, from Python and from the shell."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from test_main import SMALL
 from test_runs import TINY
+from test_widgets import trained_like
 
-from labutils import inference, latent, run
+from labutils import Config, inference, latent, run
 from labutils.__main__ import main
+from labutils.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,41 @@ def test_samples_repeat(trained):
         assert torch.equal(x, trained.sample(4, method, seed=1))
     with pytest.raises(ValueError, match="vamp"):
         trained.sample(1, "vamp")
+
+
+def test_a_conditional_model_is_told_what_is_known(digits, tmp_path, monkeypatch):
+    told = trained_like(replace(TINY, model="conditional_vae"))
+    x, y = digits.test.images[:20], digits.test.labels[:20]
+    torch.testing.assert_close(inference.reconstruct(told, x, y), told(x / 255, y), rtol=1e-3, atol=1e-4)
+    z = latent.sample_normal(12, 3, seed=4)
+    in_turn = inference.sample(told, 12, seed=4)
+    torch.testing.assert_close(in_turn, latent.decode_codes(told, z, torch.arange(12) % 10))
+    torch.testing.assert_close(inference.sample(told, 12, y=7, seed=4), latent.decode_codes(told, z, 7))
+    for wrong in ([1, 2], 10, 1.5):
+        with pytest.raises(ValueError, match="0 to 9"):
+            inference.sample(told, 12, y=wrong)
+    run_of = SimpleNamespace(config=TINY, name="told")
+    written = {}
+    monkeypatch.setattr(inference, "load_run", lambda name: run_of)
+    monkeypatch.setattr(inference, "model_of", lambda run: told)
+    monkeypatch.setattr(inference, "_write", lambda folder, name, rows: written.update(rows) or 0)
+    inference.reconstruct_command(SimpleNamespace(model="told", images=["3", "7"], output=tmp_path))
+    torch.testing.assert_close(
+        written["told"], inference.reconstruct(told, digits.test.images[[3, 7]], digits.test.labels[[3, 7]])
+    )
+    inference.generate_command(SimpleNamespace(model="told", n=2, method="prior", label=6, seed=0, output=tmp_path))
+    torch.testing.assert_close(written["prior"], inference.sample(told, 2, y=6))
+
+
+def test_what_decodes_nothing_and_nothing_to_decode_are_refused(trained, digits):
+    classifier = build_model(Config(model="classifier", filters=(4, 4), depth=2, latent_dim=3))
+    with pytest.raises(ValueError, match="Classifier decodes nothing"):
+        inference.reconstruct(classifier, digits.test.images[:1])
+    for method in latent.SAMPLERS:
+        with pytest.raises(ValueError, match="n=0"):
+            trained.sample(0, method)
+    with pytest.raises(ValueError, match="steps=1"):
+        trained.interpolate(digits.test.images[:1], digits.test.images[1:2], 1)
 
 
 @pytest.mark.parametrize("z", [torch.zeros(2, 5), [1.0, 2.0], [[np.nan, 0, 0]], torch.zeros(1, 1, 3)])

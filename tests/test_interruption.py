@@ -82,7 +82,7 @@ def killed(store, monkeypatch, times, events, seed):
 
 def test_killed_while_training_and_saving(store, monkeypatch, counted):
     counts = killed(store, monkeypatch, times=2, events=2, seed=0)
-    counted(f"{counts['kills']} SIGKILLs while training and saving: 0 lost, {counts['gone on']} begun from a "
+    counted(f"{counts['kills']} SIGKILLs while training and saving: 0 lost, {counts['gone on']} met a "
             "checkpoint, all ended bit-equal to an undisturbed run")  # fmt: skip
     assert counts["kills"] >= 2  # a process may have got through before its moment came, but not past an event
 
@@ -95,7 +95,7 @@ def test_20_kills_while_training_and_saving(tmp_path, monkeypatch, counted):
             monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / f"{seed}"))
             more = killed(tmp_path / f"{seed}" / "runs", monkeypatch, times=8, events=4, seed=seed)
             counts = {name: counts[name] + more[name] for name in counts}
-    counted(f"{counts['kills']} SIGKILLs while training and saving: 0 lost, {counts['gone on']} begun from a "
+    counted(f"{counts['kills']} SIGKILLs while training and saving: 0 lost, {counts['gone on']} met a "
             "checkpoint, all ended bit-equal to an undisturbed run")  # fmt: skip
     assert counts["kills"] >= 20
     assert counts["gone on"] > 0

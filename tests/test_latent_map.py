@@ -54,7 +54,25 @@ def test_hovering_is_answered_with_the_decoded_point(space, sent):
     the_map.close()
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_conditional_decoder_is_told_the_class_of_the_nearest_image(digits, sent):
+    space = latent_space(trained_like(replace(TINY, model="conditional_vae")), digits, n=200)
+    the_map = LatentMap(space, n=60)
+    for point in (5, 17, 40):
+        x, y = (float(v) for v in the_map.projection.xy[point])
+        ask(the_map, {"hover": [x, y]})
+        code, label = (
+            the_map.projection.inverse(torch.tensor([[x, y]])),
+            int(space.data.test.labels[the_map.index[point]]),
+        )
+        assert sent[-1] == ({"picture": True}, [png(space.decode(code, label))])
+        assert sent[-1][1] != [png(space.decode(code))]
+    atlas = np.asarray(Image.open(io.BytesIO(the_map.atlas)))
+    corner = the_map.picture_at(the_map.extent[0], the_map.extent[3])
+    np.testing.assert_array_equal(atlas[:28, :28], np.asarray(Image.open(io.BytesIO(corner))))
+    the_map.close()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
 def test_a_place_may_be_whole_numbers(space, method):
     the_map = LatentMap(space, method=method, n=50)
     assert the_map.picture_at(0, 1) == the_map.picture_at(0.0, 1.0)
@@ -110,7 +128,7 @@ def test_the_atlas_reads_from_the_top_left(space):
     projection = Projection(space.test_z, "pca")
     x0, x1, y0, y1 = projection.extent
     corners = projection.inverse(torch.tensor([[x0, y1], [x1, y1], [x0, y0]]))
-    torch.testing.assert_close(projection.atlas(5)[[0, 4, 20]], corners)
+    torch.testing.assert_close(projection.inverse(projection.grid(5)[[0, 4, 20]]), corners)
 
 
 @pytest.mark.parametrize(("method", "reason"), [("codes", "two units"), ("isomap", "must be one of")])

@@ -82,6 +82,8 @@ def test_digits_can_be_calculated_with(space):
         got, operands = evaluate(text, space)
         torch.testing.assert_close(got, code)
         assert list(operands) == names
+        labels = [int(space.data.test.labels[12]) if "#" in name else int(name) for name in names]
+        assert [label for _, label in operands.values()] == labels
     for text in panels.EXAMPLES:
         assert evaluate(text, space)[0].isfinite().all()
 
@@ -108,6 +110,21 @@ def test_arithmetic_shows_operands_and_result_and_errors(space):
         panel.controls[0].value = "7 ?"
     message(panel.controls[0], value="1")
     assert panel.status.error is None
+    panel.close()
+
+
+def test_a_conditional_decoder_is_told_what_its_operands_are(digits):
+    space = latent_space(trained_like(replace(TINY, model="conditional_vae")), digits, n=300)
+    panel = arithmetic(space, expression="3 - #12")
+    three, image, _ = views(panel.box)
+    code, operands = evaluate("3 - #12", space)
+    label = int(digits.test.labels[12])
+    assert three.value == png(space.decode(space.mean_code(3)[None], 3))
+    assert image.value == png(space.decode(space.encode(digits.test.images[12:13], label), label))
+    assert image.value != png(space.decode(operands["#12"][0][None]))
+    for told in (None, 5):
+        panel.controls[1].value = told
+        assert views(panel.box)[-1].value == png(space.decode(code[None], told))
     panel.close()
 
 

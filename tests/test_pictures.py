@@ -63,6 +63,36 @@ def test_ink_on_a_transparent_ground_is_seen(seven, tmp_path):
         np.testing.assert_allclose(as_images(tmp_path / "t.png")[0, 0], seven[0, 0] / 255.0, atol=0.02)
 
 
+def test_sixteen_bits_and_a_telephone_held_upright_are_understood(seven, tmp_path):
+    grey = seven[0, 0].numpy()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    np.testing.assert_allclose(as_images(tmp_path / "deep.png")[0, 0], grey / 255, atol=0.01)
+    picture = Image.fromarray(grey)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees for looking at
+    picture.rotate(90).save(tmp_path / "photo.png", exif=exif)
+    np.testing.assert_allclose(as_images(tmp_path / "photo.png")[0, 0], grey / 255, atol=0.02)
+
+
+def test_a_broken_file_is_named(seven, tmp_path, monkeypatch):
+    whole = saved(tmp_path / "whole.png", seven[0, 0].numpy()).read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "noise.png").write_bytes(whole[:60] + bytes(40) + whole[100:])
+    for name in ("half.png", "noise.png"):
+        with pytest.raises(ValueError, match=name):
+            as_images(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(ValueError, match=r"whole\.png.*bomb"):
+        as_images(tmp_path / "whole.png")
+
+
+def test_dark_ink_in_an_array_is_refused(seven, digits):
+    for wrong in (255 - seven, 1 - seven.float() / 255, torch.cat([digits.test.images[:3], 255 - seven])):
+        with pytest.raises(ValueError, match=r"image \d has a light ground.*1 - x"):
+            as_images(wrong)
+    assert as_images(torch.rand(50, 1, 28, 28)).shape == (50, 1, 28, 28)  # noise is somebody's experiment
+
+
 def test_several_paths_and_a_foreign_array(seven, tmp_path):
     paths = [saved(tmp_path / f"{i}.png", seven[0, 0].numpy()) for i in range(2)]
     assert as_images(paths).shape == (2, 1, 28, 28)

@@ -26,7 +26,7 @@ def stored(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "pretrained_dir", lambda: tmp_path)
     r = run(TINY, progress=False)
     entry = pretrained._stored(tmp_path / "vae2.safetensors", r)
-    (tmp_path / "pretrained.json").write_text(json.dumps({"vae2": entry}))
+    pretrained._write_index({"vae2": entry})
     return r
 
 
@@ -45,7 +45,7 @@ def test_published_weights_are_small_and_good(name, digits):
 
 
 def test_the_folder_holds_what_the_index_says():
-    index = json.loads((COMMITTED / "pretrained.json").read_text())
+    index = pretrained._index()
     assert set(index) == set(PRETRAINED)
     assert {path.stem for path in COMMITTED.glob("*.safetensors")} == set(index)
     for name, entry in index.items():
@@ -75,14 +75,24 @@ def test_every_damage_is_one_clear_error(stored, tmp_path):
         load_run("ae12")  # a name that is known, and not there
 
 
+def test_an_altered_index_is_refused(stored, tmp_path):
+    file = tmp_path / "pretrained.json"
+    good = file.read_text()
+    for bad in (good.replace('"test_mse": 0.', '"test_mse": 1.'), good[:-20], "[]", '{"vae2": {}}', '{"sha256": 5}'):
+        assert bad != good
+        file.write_text(bad)
+        with pytest.raises(RunError, match=r"pretrained\.json is not the published file.*git checkout"):
+            load_run("vae2")
+
+
 def test_fields_of_the_future_are_named_and_those_of_the_past_enough(stored, tmp_path):
-    index = json.loads((tmp_path / "pretrained.json").read_text())
+    index = pretrained._index()
     tensors, values = read_weights(tmp_path / "vae2.safetensors")
     assert len(values) < len(fields(Config)) / 2  # what it does not name has today's default
     content = pack(tensors, {"config": json.dumps(values | {"warp": 9})})
     (tmp_path / "vae2.safetensors").write_bytes(content)
     index["vae2"]["sha256"] = hashlib.sha256(content).hexdigest()
-    (tmp_path / "pretrained.json").write_text(json.dumps(index))
+    pretrained._write_index(index)
     with pytest.raises(RunError, match="warp"):
         load_run("vae2")
 

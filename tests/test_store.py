@@ -1,4 +1,4 @@
-"""The run store and damage, accidental and meant: 300 of the one and 8 kinds of the other, none believed."""
+"""The run store and damage, accidental and meant: 300 of the one and 11 kinds of the other, none believed."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ from labutils.config import runs_dir
 from labutils.files import read_model
 from labutils.store import FILES, RunError, encoder_file, keep_encoder, read_run, stored_row
 from labutils.training import _beginning
+from labutils.upkeep import survey
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 ALL = (*FILES, "MANIFEST.json")
@@ -190,11 +191,23 @@ def text_for_numbers(path):
     forge(path, {"metrics.json": b'{"test_mse": "<script>alert(1)</script>"}'})
 
 
+def an_empty_origin(path):
+    forge(path, {}, {"made_from": {}})
+
+
+def numbers_for_files(path):
+    forge(path, {}, {"files": dict.fromkeys(FILES, 5)})
+
+
+def a_list_of_versions(path):
+    forge(path, {}, {"versions": ["torch", 3], "scale": {"deep": [1]}})
+
+
 HOSTILE = [a_way_out, a_link_that_leads_out, unknown_fields, missing_fields, a_size_of_a_terabyte, a_pickle,
-           lists_without_end, text_for_numbers]  # fmt: skip
+           lists_without_end, text_for_numbers, an_empty_origin, numbers_for_files, a_list_of_versions]  # fmt: skip
 
 
-def test_8_hostile_runs_are_refused(pair, tmp_path, monkeypatch, counted):
+def test_hostile_runs_are_refused(pair, tmp_path, monkeypatch, counted):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "outputs"))
     refused = 0
     for i, make in enumerate(HOSTILE):
@@ -210,6 +223,11 @@ def test_8_hostile_runs_are_refused(pair, tmp_path, monkeypatch, counted):
         if make not in (a_size_of_a_terabyte, a_pickle):  # a leaderboard reads no weights
             with pytest.raises(RunError):
                 stored_row(path)
+        (tmp_path / "outputs" / "runs").mkdir(parents=True)
+        path.rename(tmp_path / "outputs" / "runs" / path.name)
+        assert len(survey(verify=True)) == 1  # and no table stumbles over it
+        assert stored_runs().empty == (make not in (a_size_of_a_terabyte, a_pickle))
+        shutil.rmtree(tmp_path / "outputs")
         refused += 1
     counted(f"{refused} of {len(HOSTILE)} hostile runs refused")
 

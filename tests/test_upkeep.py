@@ -1,15 +1,17 @@
 """What the store holds: listed, chosen, verified, and pruned of what is of no use, and of nothing else."""
 
+import errno
 import os
+import shutil
 import time
 from dataclasses import replace
 
 import pytest
 
-from labutils import BASELINE, keys, load_run, run, stored_runs
+from labutils import BASELINE, CLASSIFIER, keys, load_run, run, stored_runs
 from labutils.__main__ import main
 from labutils.store import keep_encoder, run_folders
-from labutils.upkeep import ABANDONED, select, survey
+from labutils.upkeep import ABANDONED, remove, select, survey, tidy
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 
@@ -77,6 +79,69 @@ def test_the_shell_lists_verifies_and_prunes(store, capsys):
     assert left in good
     assert load_run(left).config.latent_dim == 3
     assert len(stored_runs()) == 1
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(store, monkeypatch):
+    def no_more_files(path, limit):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("labutils.store.read", no_more_files)
+    assert states(verify=True) == {"unreadable": 4, "set aside": 1, "unfinished": 1, "abandoned": 1}
+    assert main(["runs", "state=unreadable", "--prune", "--yes"]) == 0
+    monkeypatch.undo()
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(store.parent))
+    assert states()["ok"] == 2
+
+
+def test_a_run_that_was_trained_again_meanwhile_stays(store):
+    (damaged,) = survey(verify=True).query("state == 'damaged'")["name"]
+    shutil.rmtree(store / damaged)  # another process sets it aside and trains it again
+    again = run(replace(TINY, seed=1), progress=False).path
+    assert again.name == damaged
+    remove([again], verify=True)
+    assert load_run(damaged).config.seed == 1
+    (again / "model.safetensors").write_bytes(b"")
+    remove([again], verify=True)
+    assert not again.exists()
+
+
+def test_another_days_encoder_of_a_classifier_of_today_stays(store):
+    (old,) = survey().query("state == 'other code'")["name"]
+    head = replace(CLASSIFIER, **{name: getattr(TINY, name) for name in ("dataset", "filters", "depth", "n_train")})
+    head = replace(head, latent_dim=2, batch_norm=False, activation="relu", epochs=1, device="cpu", encoder=old)
+    run(head, progress=False)
+    assert states()["encoder"] == 2
+    assert "other code" not in states()
+    assert main(["runs", "--prune", "--yes"]) == 0
+    assert (store / old).is_dir()
+
+
+def test_what_is_not_ours_is_not_tidied_away(store, tmp_path, monkeypatch):
+    foreign = store / "unfinished" / "thesis.txt"
+    foreign.write_text("years of work")
+    os.utime(foreign, (0, 0))
+    tidy()
+    assert foreign.read_text() == "years of work"
+    assert not (store / "unfinished" / "fedcba9876543210.safetensors").exists()
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "linked"))
+    (tmp_path / "linked" / "runs").mkdir(parents=True)
+    (tmp_path / "linked" / "runs" / "unfinished").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="is a link"):
+        run(replace(TINY, seed=9), progress=False)
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_no_error(store, monkeypatch):
+    (store / "unfinished" / "writing-01234567").mkdir()
+    (store / "unfinished" / "writing-01234567" / "config.json").write_text("{}")
+    walk = os.walk
+
+    def walk_late(path):
+        if path.name == "writing-01234567":
+            shutil.rmtree(path)
+        return walk(path)
+
+    monkeypatch.setattr("labutils.upkeep.os.walk", walk_late)
+    assert states()["unfinished"] == 2
 
 
 def test_a_filter_narrows_what_is_pruned(store, capsys):

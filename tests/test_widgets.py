@@ -30,6 +30,9 @@ def trained_like(config, seed=0):
                 layer.weight.mul_(5)
         if config.model != "cae":
             model.encoder[-1].weight.mul_(100)
+        if config.model == "conditional_vae":
+            torch.manual_seed(seed)
+            model.label_shift.weight.normal_()
     return model
 
 
@@ -174,10 +177,50 @@ def test_a_pasted_code_is_what_copying_gave(explorer):
 
 @pytest.mark.parametrize("text", ["1, 2", "a b c d e", "nan, 1, 2, 3, 4", ""])
 def test_a_text_that_is_no_code_is_refused_and_changes_nothing(explorer, text):
-    before = explorer.z.clone()
-    with pytest.raises(ValueError, match="code"):
-        explorer.paste(text)
+    explorer.favourites["of another model"] = {"z": [0.0], "y": None}
+    before, real = explorer.z.clone(), explorer._real.value
+    for wrong in (lambda: explorer.paste(text), lambda: explorer.recall("of another model")):
+        with pytest.raises(ValueError, match="code"):
+            wrong()
     assert torch.equal(explorer.z, before)
+    assert explorer._real.value == real
+    assert "a real" in explorer._real_caption.value
+
+
+def test_an_error_stays_until_something_works(explorer):
+    with pytest.raises(ValueError, match="numbers"):
+        explorer._text.value = "no code"
+    explorer._describe_watched()  # what an earlier move asked for comes late
+    assert explorer.status.error is not None
+    assert "numbers" in explorer.status.line.value
+    explorer.from_image(1)
+    assert explorer.status.error is None
+
+
+def test_reset_brings_the_real_image_back(explorer):
+    explorer.from_image(4)
+    real, picture = explorer._real.value, explorer.picture.value
+    slider = next(iter(explorer.sliders.values()))
+    message(slider, value=slider.max)
+    explorer.reset()
+    assert (explorer._real.value, explorer.picture.value) == (real, picture)
+    explorer.zeros()
+    assert explorer._real.value != real
+    assert explorer._real_caption.value == "no real image"
+
+
+def test_too_few_images_are_refused(digits):
+    with pytest.raises(ValueError, match="at least 10"):
+        LatentExplorer(trained_like(TINY), digits, n=3)
+
+
+def test_names_are_text_and_no_markup(space, monkeypatch, tmp_path):
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
+    explorer = LatentExplorer(replace(space, name="<b>'me'"))
+    explorer.describe()
+    assert "<b>'me" not in explorer._links.value
+    assert not any("<b>'me" in str(getattr(part, "value", "")) for part in explorer.box.children)
+    explorer.close()
 
 
 def test_favourites_stay(space, tmp_path, monkeypatch, explorer):
@@ -191,9 +234,21 @@ def test_favourites_stay(space, tmp_path, monkeypatch, explorer):
     again = LatentExplorer(replace(space, name="vae5"))
     again.recall(name)
     torch.testing.assert_close(again.z, z, rtol=0, atol=1e-5)
-    explorer.keep()  # a bare model's are kept for the session only
-    assert [path.name for path in tmp_path.glob("**/*.json")] == ["vae5.json"]
-    for one in (named, again):
+    (file,) = tmp_path.glob("**/*.json")
+    assert file.name.startswith("vae5-")
+    other = LatentExplorer(replace(space, name="vae5", model=trained_like(replace(TINY, activation="elu"))))
+    assert other.favourites == named.favourites  # the same weights, though another activation
+    torch.manual_seed(1)
+    new = LatentExplorer(replace(space, name="vae5", model=build_model(TINY).eval()))
+    assert new.favourites == {}  # in other weights a code is another picture
+    for text in ("{", "[1]", '{"a": 5}', '{"a": {"z": ["x"], "y": null}}'):
+        file.write_text(text)
+        with pytest.warns(UserWarning, match="set aside"):
+            damaged = LatentExplorer(replace(space, name="vae5"))
+        assert damaged.favourites == {}
+        assert file.with_suffix(".damaged").read_text() == text
+        damaged.close()
+    for one in (named, again, other, new):
         one.close()
 
 

@@ -199,3 +199,10 @@ def test_lost_workers_lose_no_other_run(store, monkeypatch, counted, executor, l
     assert failed["seed"].tolist() == ([LETHAL] if loss == "a lethal run" else [])
     counted(f"workers of executor {executor} lost ({loss}): {len(table) - len(failed)} of {len(table)} rows, "
             f"{len(failed)} failed as it must")  # fmt: skip
+
+
+def test_a_thread_of_the_driver_leaves_its_environment_alone(store, monkeypatch):
+    monkeypatch.delenv("LABUTILS_SCALE", raising=False)
+    with ThreadPoolExecutor(2) as executor:
+        assert (sweep([replace(TINY, seed=seed) for seed in range(2)], executor=executor)["error"] == "").all()
+    assert "LABUTILS_SCALE" not in os.environ

@@ -177,6 +177,20 @@ def test_buttons_set_every_slider(notebook):
     notebook.locator(f"{EXPLORER} img.labutils-pixels").first.scroll_into_view_if_needed()
 
 
+def test_a_code_is_copied_and_a_picture_saved(notebook):
+    notebook.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    explorer = notebook.locator(EXPLORER)
+    code = settled(notebook)
+    explorer.get_by_role("button", name="copy code").click()
+    copied = notebook.evaluate("navigator.clipboard.readText()")
+    assert [float(v) for v in copied.split(",")] == code.tolist()
+    with notebook.expect_download() as download:
+        explorer.get_by_text("save PNG").click()
+    assert download.value.suggested_filename == "vae16.png"
+    picture = explorer.locator("img.labutils-pixels").first
+    np.testing.assert_array_equal(pixels(download.value.path().read_bytes()), pixels(picture_bytes(picture)))
+
+
 @pytest.fixture
 def smoke(monkeypatch):
     """The images that the notebook has."""

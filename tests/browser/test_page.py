@@ -43,6 +43,8 @@ def busy(config):
         for network in (model.encoder, model.decoder):
             last = [layer for layer in network if hasattr(layer, "weight")][-1]
             last.weight.data.mul_(100)
+    if getattr(model, "conditional", False):
+        model.label_shift.weight.data.normal_(generator=generator)
     return model
 
 
@@ -70,6 +72,10 @@ def test_the_page_decodes_as_python_does(page, name, digits, tmp_path):
     labels = list(range(10)) * 2 if space.conditional else [-1] * 20
     got = page.evaluate("([z, y]) => z.map((code, i) => Array.from(labutils.decode(code, y[i])))", [z.tolist(), labels])
     expected = space.decode(z, torch.tensor(labels) if space.conditional else None).flatten(1).numpy()
+    at = LatentMap(space, n=150).projection.xy[:20]  # where an image is, a conditional decoder is told its class
+    told = page.evaluate("(xy) => xy.map(([x, y]) => labutils.told(x, y))", at.tolist())
+    index = torch.arange(150) * len(digits.test) // 150
+    assert told == (digits.test.labels[index[:20]].tolist() if space.conditional else [-1] * 20)
     assert expected.std() > 0.02, "pictures that differ"
     assert np.abs(np.array(got) - expected).max() < 1e-3
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)

@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
 import pytest
 
-from labutils import report
-from labutils.report import publish, run_series, save_results
+from labutils import series as series_module
+from labutils.keys import code_hash
+from labutils.report import save_results
+from labutils.series import run_series
 
+LOADED = {"fashion_mnist": "fashion_mnist"}
 CELLS = """
 import pandas as pd
 from labutils.plots import figure
@@ -26,8 +30,8 @@ save_results("00_ok", "mnist5k", pd.DataFrame({"a": [1]}), {"empty": figure(1, 1
 def series(tmp_path, monkeypatch):
     """Two notebooks, the second of which fails."""
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "out"))
-    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(report, "load_dataset", lambda: type("Loaded", (), {"name": "mnist5k"}))
+    monkeypatch.setattr(series_module, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(series_module, "load_dataset", lambda name: SimpleNamespace(name=LOADED.get(name, "mnist5k")))
     for name, source in {"00_ok": CELLS, "01_bad": "assert False, 'a claim'"}.items():
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
     return tmp_path
@@ -47,6 +51,8 @@ def test_the_series_goes_on_past_a_failure_and_reports_it(series, capsys):
     assert "00_ok/empty.png" in page
     assert {p.name for p in (folder / "00_ok").iterdir()} == {"results.csv", "empty.png", "summary.json"}
     assert {p.name for p in (folder / "notebooks").glob("*.html")} == {"00_ok.html", "01_bad.html"}
+    made_with = json.loads((folder / "00_ok" / "summary.json").read_text())["made_with"]
+    assert (made_with["code"], made_with["scale"]) == (code_hash(), "full")
     assert nbformat.read(folder / "notebooks" / "00_ok.ipynb", as_version=4).cells[0].execution_count == 1
 
 
@@ -79,17 +85,39 @@ def test_a_stopped_series_stops(tmp_path, how, request):
     assert not list((tmp_path / "out").rglob("01_never*"))
 
 
+@pytest.mark.filterwarnings("default")
+def test_one_notebook_more_keeps_the_others_on_the_page(series):
+    assert run_series(["00_ok"]) == 0
+    assert run_series(["01_bad"]) == 1
+    page = (series / "out" / "local" / "mnist5k-full" / "index.html").read_text()
+    assert "00_ok/empty.png" in page
+    assert "01_bad" in page
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_series_runs_on_other_images_in_a_folder_of_its_own(series, monkeypatch):
+    knob = "DATASET = \"mnist\"\nassert DATASET == 'fashion_mnist', DATASET\n"
+    source = knob + CELLS.replace('"mnist5k"', "DATASET").replace("00_ok", "02_any")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), series / "02_any.ipynb")
+    before = (series / "02_any.ipynb").read_bytes()
+    monkeypatch.setenv("LABUTILS_DATASET", "fashion_mnist")
+    assert run_series() == 0  # those without the knob are left out
+    folder = series / "out" / "local" / "fashion_mnist-full"
+    assert [p.name for p in folder.glob("0*")] == ["02_any"]
+    assert (series / "02_any.ipynb").read_bytes() == before
+
+
 def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(series_module, "ROOT", tmp_path)
     paths = [tmp_path / f"{name}.ipynb" for name in ("01_a", "02_b", "03_c")]
     for path, minutes in zip(paths, (2.0, 3.0, 5.0), strict=True):
         (tmp_path / "outputs" / path.stem).mkdir(parents=True)
         (tmp_path / "outputs" / path.stem / "summary.json").write_text(json.dumps({"minutes": minutes}))
-    assert report._remaining(paths, []) == ""
+    assert series_module._remaining(paths, []) == ""
     done = [{"notebook": "01_a", "minutes": 1.0}]  # on a machine that is twice as fast
-    assert report._remaining(paths, done) == ", about 4 minutes to the end"
+    assert series_module._remaining(paths, done) == ", about 4 minutes to the end"
     (tmp_path / "outputs" / "03_c" / "summary.json").write_text("{}")
-    assert report._remaining(paths, done) == ""
+    assert series_module._remaining(paths, done) == ""
 
 
 def test_an_unknown_notebook_is_refused_before_anything_runs(series):
@@ -103,27 +131,3 @@ def test_saving_needs_no_notebook(series):
 
     folder = save_results("x", "mnist", pd.DataFrame({"a": [1]}), {}, question="q", answer="a")
     assert (folder / "results.csv").read_text() == "a\n1\n"
-
-
-def test_publishing_replaces_what_ended_well_and_keeps_the_rest(tmp_path):
-    results, published = tmp_path / "outputs" / "local" / "mnist-full", tmp_path / "outputs"
-    with pytest.raises(FileNotFoundError, match="labutils run"):
-        publish(tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    head = "# lab\n\n| notebook | question | answer | minutes |\n|---|---|---|--:|\n"
-    (tmp_path / "README.md").write_text(f"{head}| [01_a](notebooks/01_a.ipynb) | Old? | Old. | 7 |\n\nMore.\n")
-    for folder, stem, answer in ((published, "01_a", "old"), (published, "02_b", "two"), (results, "01_a", "new")):
-        (folder / stem).mkdir(parents=True)
-        summary = {"question": f"{stem}?", "answer": answer} | ({"minutes": 1.5} if answer == "new" else {})
-        (folder / stem / "summary.json").write_text(json.dumps(summary))
-    for name in ("dropped.png", "screenshot_of_a_browser.png"):
-        (published / "01_a" / name).touch()
-    (results / "notebooks").mkdir()
-    (results / "notebooks" / "01_a.ipynb").write_text("executed")
-    (results / "notebooks" / "02_b.ipynb").write_text("failed: no summary")
-    assert publish(tmp_path) == ["01_a"]
-    kept = ["screenshot_of_a_browser.png", "summary.json"]
-    assert sorted(path.name for path in (published / "01_a").iterdir()) == kept
-    assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["01_a.ipynb"]
-    rows = "| [01_a](notebooks/01_a.ipynb) | 01_a? | new | 1.5 |\n| [02_b](notebooks/02_b.ipynb) | 02_b? | two |  |\n"
-    assert (tmp_path / "README.md").read_text() == f"{head}{rows}\nMore.\n"

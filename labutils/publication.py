@@ -1,0 +1,137 @@
+"""Publishing: what a full run on MNIST found becomes what the repository shows. And whether that belongs together."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labutils.config import ROOT, Config
+from labutils.data import CHECKSUMS
+from labutils.keys import code_hash, run_key
+from labutils.report import read_summary, write_summary
+from labutils.series import write_html, write_page
+from labutils.sweeps import config_of
+
+ALL = 54_000  # training images of MNIST, and of Fashion-MNIST
+RULE = "|---|---|---|--:|\n"  # below the head of the README's table
+SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
+
+
+def publish(root: Path = ROOT) -> list[str]:
+    """Replace published notebooks, tables and figures by those of the last full runs on MNIST, the README's table, and
+    the pages in outputs/report.
+
+    Returns:
+        The notebooks published: those that ended well. Others keep what was published before.
+
+    Raises:
+        FileNotFoundError: there is no full run on MNIST to publish.
+    """
+    source = root / "outputs" / "local" / "mnist-full"
+    stems = sorted(path.parent.name for path in source.glob("[0-9]*/summary.json"))
+    if not stems:
+        raise FileNotFoundError(f"{source} holds no results: `python -m labutils run` first, with the full MNIST")
+    for stem in stems:
+        target, notebook = root / "outputs" / stem, source / "notebooks" / f"{stem}.ipynb"
+        screenshots = set(target.glob(SCREENSHOTS))
+        for old in set(target.glob("*")) - screenshots:
+            old.unlink()
+        shutil.copytree(source / stem, target, dirs_exist_ok=True)
+        shutil.copy(notebook, root / "notebooks")
+        write_summary(target, read_summary(target) | {"files": _sums(target, notebook)})
+    readme = root / "README.md"
+    before, table = readme.read_text(encoding="utf-8").split(RULE, 1)
+    rows = "\n".join(_row(stem, summary) for stem, summary in published(root).items())
+    readme.write_text(before + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
+    write_pages(root)
+    return stems
+
+
+def published(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """The summaries of what is published, by notebook."""
+    return {
+        path.parent.name: read_summary(path.parent) for path in sorted((root / "outputs").glob("[0-9]*/summary.json"))
+    }
+
+
+def _row(stem: str, summary: dict[str, Any]) -> str:
+    """A notebook's row of the README's table."""
+    cells = f"[{stem}](notebooks/{stem}.ipynb)", summary["question"], summary["answer"], summary.get("minutes", "")
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _sums(folder: Path, notebook: Path) -> dict[str, str]:
+    """What was published together: SHA-256 sums of the files in a folder, and of a notebook's code and outputs (its
+    prose may be mended)."""
+    files = sorted(set(folder.glob("*")) - set(folder.glob(SCREENSHOTS)) - {folder / "summary.json"})
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    cells = [(c["source"], c["outputs"]) for c in _cells(notebook) if c["cell_type"] == "code"]
+    return sums | {notebook.name: hashlib.sha256(json.dumps(cells).encode()).hexdigest()}
+
+
+def _cells(notebook: Path) -> list[dict[str, Any]]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def write_pages(root: Path = ROOT) -> Path:
+    """What is published, as pages to read without Jupyter and without a network: outputs/report/index.html with the
+    results table and every figure, and a page for each notebook."""
+    import nbformat
+
+    folder, summaries = root / "outputs" / "report", published(root)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "notebooks").mkdir(parents=True)
+    for stem in summaries:
+        shutil.copytree(root / "outputs" / stem, folder / stem)
+        notebook = nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4)
+        write_html(notebook, folder / "notebooks" / f"{stem}.html")
+    rows = {stem: {"notebook": stem, "minutes": "", "failed": False, **row} for stem, row in summaries.items()}
+    machines = {row.get("made_with", {}).get("machine", "") for row in summaries.values()}
+    return write_page(folder, f"published on the full MNIST; {', '.join(sorted(machines))}", rows)
+
+
+def problems(root: Path = ROOT) -> list[str]:
+    """What is published and does not belong together, or not to today's code: a line each.
+
+    A published notebook, its table, its figures and its row in the README must come from one execution; the runs of its
+    table must be those that today's code would make from their configs; and its answer must stand in its outputs.
+    """
+    readme, found = (root / "README.md").read_text(encoding="utf-8"), []
+    data = {name: hashlib.sha256("".join(sums).encode()).hexdigest() for name, sums in CHECKSUMS.items()}
+    for stem, summary in published(root).items():
+        folder, notebook = root / "outputs" / stem, root / "notebooks" / f"{stem}.ipynb"
+        if summary.get("files") != (there := _sums(folder, notebook)):
+            known = summary.get("files", {})
+            others = sorted(name for name in {*known, *there} if known.get(name) != there.get(name))
+            found.append(f"{stem}: {', '.join(others)} not as published")
+        if summary.get("made_with", {}).get("code") != code_hash():
+            found.append(f"{stem}: executed with other code than today's")
+        if _row(stem, summary) not in readme:
+            found.append(f"{stem}: the README says something else")
+        if {f"{name}.png" for name in summary["figures"]} != {path.name for path in folder.glob("*.png")} - {
+            path.name for path in folder.glob(SCREENSHOTS)
+        }:
+            found.append(f"{stem}: other figures than summary.json names")
+        if summary["answer"] not in "".join(_text(cell) for cell in _cells(notebook)):
+            found.append(f"{stem}: the notebook does not give the published answer")
+        table = pd.read_csv(folder / "results.csv")
+        rows = [dict(row) for _, row in table.iterrows() if "run" in row and pd.notna(row["run"])]
+        foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
+        if foreign:
+            found.append(f"{stem}: today's code makes other runs of {len(foreign)} rows, such as {foreign[0]}")
+    return found
+
+
+def _made(row: dict[str, Any]) -> Config:
+    """The config that a row's run was made from: the table has the number of images where that says "all"."""
+    config = config_of(row)
+    return replace(config, n_train=None if config.n_train == ALL else config.n_train)
+
+
+def _text(cell: dict[str, Any]) -> str:
+    outputs = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", ())]
+    return "".join("".join(text) for text in outputs)

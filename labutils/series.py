@@ -1,0 +1,197 @@
+"""The series: notebooks executed headless into git-ignored copies, their results in a table and an HTML page."""
+
+import html
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from labutils.config import ROOT, local_dir, scale
+from labutils.data import load_dataset
+from labutils.report import read_summary, write_summary
+
+NOTEBOOKS = ROOT / "notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # the line that LABUTILS_DATASET replaces in an executed copy
+
+
+def run_series(names: Sequence[str] = ()) -> int:
+    """Execute notebooks in order, on the images that LABUTILS_DATASET names, and print a results table and the page to
+    open. (A notebook about two data sets has no such knob: on other images than MNIST it is left out.)
+
+    Args:
+        names: notebooks such as "01_baseline" or a path; none means all.
+
+    Returns:
+        The number of notebooks that failed; each leaves its copy, executed as far as it came.
+
+    Raises:
+        ValueError: there is no such notebook; nothing has run then.
+    """
+    paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    wanted = os.environ.get("LABUTILS_DATASET") or "mnist"
+    dataset = load_dataset(wanted).name
+    folder = local_dir(dataset)
+    if wanted != "mnist":
+        paths = [path for path in paths if KNOB.search(_code(path))]
+    print(f"{len(paths)} notebook{'s' * (len(paths) > 1)} on {dataset} at {scale().name} scale; results go to {folder}")
+    rows: list[dict[str, Any]] = []
+    for i, path in enumerate(paths):
+        print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows)}")
+        rows.append(_execute(path, folder, wanted))
+    line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
+    page = write_page(folder, line, {**_earlier(folder), **{row["notebook"]: row for row in rows}})
+    table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
+    print("\n" + table.to_string(index=False, max_colwidth=100, justify="left"))
+    print(f"\nOpen {page.as_uri()}")
+    return sum(row["failed"] for row in rows)
+
+
+def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Minutes left, from what the published notebooks took, at the pace of those that have been executed."""
+    known = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
+    done = {row["notebook"]: row["minutes"] for row in rows if known[row["notebook"]]}
+    if not done or not all(known.values()):
+        return ""
+    pace = sum(done.values()) / sum(known[name] for name in done)
+    left = pace * sum(known[path.stem] for path in paths[len(rows) :])
+    return f", about {max(1, round(left))} minutes to the end"
+
+
+def _find(name: str) -> Path:
+    path = Path(name) if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb")))
+        raise ValueError(f"there is no notebook {name!r}; there are {known}")
+    return path
+
+
+def _code(path: Path) -> str:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows of the results table for the notebooks that were executed before."""
+    summaries = {path.parent.name: read_summary(path.parent) for path in folder.glob("[0-9]*/summary.json")}
+    return {name: {"notebook": name, "minutes": "", "failed": False, **row} for name, row in summaries.items()}
+
+
+def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
+    """Run one notebook in a kernel of its own; its row of the results table."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    class Client(NotebookClient):  # defined here: nbclient loads only for those who run the series
+        def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+            """A progress bar in the kernel speaks to a widget that nobody sees: its text goes to the terminal."""
+            if msg["msg_type"] == "comm_msg":
+                text = msg["content"]["data"].get("state", {}).get("value")
+                if isinstance(text, str) and "/" in text:
+                    bar.set_postfix_str(f"{_first_line(cell)}{html.unescape(text)}")
+            return super().process_message(msg, cell, cell_index)
+
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in cells:
+        cell.source = KNOB.sub(f'DATASET = "{dataset}"', cell.source)
+    form = "{desc} cell {n_fmt}/{total_fmt} {elapsed} {postfix}"
+    bar = tqdm(total=len(cells), desc=path.stem, bar_format=form)
+    client = Client(
+        notebook,
+        timeout=None,
+        extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets are not the reader's
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
+        on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
+    )
+    summary_file = folder / path.stem / "summary.json"
+    summary_file.unlink(missing_ok=True)  # what an earlier run found must not stand for this one
+    start, failure = time.perf_counter(), ""
+    with bar:
+        try:
+            client.execute()
+        except Exception as error:
+            if hasattr(client, "_async_cleanup_kernel_future"):  # a signal to us, on which nbclient ends the kernel
+                raise KeyboardInterrupt(f"in {path.stem}; finished runs are stored") from error
+            if isinstance(error, CellExecutionError):
+                failure = f"FAILED: {error.ename}: {error.evalue}"
+                tqdm.write(f"{path.stem} failed: {error}")
+            elif isinstance(error, DeadKernelError):  # out of memory, say
+                failure = f"FAILED: {error}"
+            else:
+                raise
+    minutes = round((time.perf_counter() - start) / 60, 1)
+    _strip(notebook)
+    target = folder / "notebooks" / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
+    write_html(notebook, target.with_suffix(".html"))
+    summary: dict[str, Any] = {"question": "", "answer": failure, "figures": []}
+    if summary_file.exists() and not failure:
+        summary = read_summary(summary_file.parent) | {"minutes": minutes}
+        write_summary(summary_file.parent, summary)
+    return {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
+
+
+def _first_line(cell: Any) -> str:
+    lines = [line for line in cell.source.splitlines() if line and not line.startswith(("#", "import", "from"))]
+    return (lines or [""])[0][:40]
+
+
+def _strip(notebook: Any) -> None:
+    """Leave what a reader sees: no progress bars (they need a kernel), no timing metadata, no widget state."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+
+
+def write_html(notebook: Any, path: Path) -> None:
+    """A notebook as a page."""
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    path.write_text(body, encoding="utf-8")
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; width: 100% } th, td { text-align: left; vertical-align: top; padding: .5rem .8rem }
+tr + tr { border-top: 1px solid #ddd } td.n { text-align: right } a { color: #0072b2 } .failed { color: #b00 }
+figure { margin: 2rem 0 } img { max-width: 100% } figcaption, .small { color: #666; font-size: .9rem }
+"""
+
+
+def write_page(folder: Path, line: str, rows: Mapping[str, Mapping[str, Any]]) -> Path:
+    """index.html beside the pages of executed notebooks: a line, the results table and every figure; readable without
+    a network."""
+    lines, pictures = [], []
+    for name, row in sorted(rows.items()):
+        link = f'<a href="notebooks/{name}.html">{name}</a>'
+        state = ' class="failed"' if row["failed"] else ""
+        question, answer = html.escape(row["question"]), html.escape(row["answer"])
+        lines.append(f"<tr><td>{link}<td>{question}<td{state}>{answer}<td class=n>{row['minutes']}</tr>")
+        for figure in row["figures"]:
+            caption = f"{link}: {html.escape(figure.replace('_', ' '))}"
+            picture = f'<img src="{name}/{figure}.png" alt="{html.escape(figure)}">'
+            pictures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
+    head = "<tr><th>notebook<th>question<th>answer<th>minutes</tr>"
+    body = (
+        f"<h1>latent-digits-lab</h1><p class=small>{html.escape(line)}</p>"
+        f"<table>{head}{''.join(lines)}</table>{''.join(pictures)}"
+    )
+    page = folder / "index.html"
+    document = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>latent-digits-lab</title><style>{STYLE}</style>"
+    )
+    page.write_text(f"{document}<body>{body}</body></html>\n", encoding="utf-8")
+    return page
