@@ -168,7 +168,7 @@ def test_what_nobody_goes_on_with_is_tidied(store):
     unfinished = store / "unfinished"
     unfinished.mkdir(parents=True)
     old, young = unfinished / "0123456789abcdef.safetensors", unfinished / "fedcba9876543210.safetensors"
-    scratch = unfinished / "writing-0123"
+    scratch = unfinished / "writing-01234567"
     scratch.mkdir()
     for path in (old, young, scratch / "config.json"):
         path.write_text("")

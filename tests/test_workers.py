@@ -82,7 +82,7 @@ def test_jobs_that_are_no_futures_are_asked(monkeypatch):
             return self.asked > 2
 
     class Submitit:
-        def submit(self, function, surroundings, floors, task):
+        def submit(self, function, driver, surroundings, floors, task):
             return Job({"run": task.key, "error": ""})
 
     monkeypatch.setattr(workers, "time", type("", (), {"sleep": lambda seconds: None}))
