@@ -1,15 +1,21 @@
 """Times that compare. Seconds of runs that had different neighbours do not: here all contenders take turns."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import torch
 
 from labutils.config import Config
-from labutils.data import to_float
+from labutils.data import Split, to_float
 from labutils.models import build_model, inference
 from labutils.objectives import build_objective
+from labutils.stats import effects
+
+COSTS = ["n_params", "macs", "code_bytes", "train_us", "latency_ms", "batch_latency_ms"]
+BATCH = 128
 
 
 def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -> pd.DataFrame:
@@ -54,6 +60,16 @@ def time_models(
     scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
     rows = {name: {unit: seconds[name, unit] * factor for unit, factor in scale.items()} for name in configs}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def effects_and_times(
+    df: pd.DataFrame, factor: str, values: Iterable[Any], *, base: Config, split: Split
+) -> pd.DataFrame:
+    """The table of an ablation: `stats.effects` against the base's value, and what `time_models` measures of each
+    value's model with 128 images of a split."""
+    table, named = effects(df, factor, baseline=getattr(base, factor)), {str(value): value for value in values}
+    variants = {row: replace(base, **{factor: named[str(row)]}) for row in table.index}
+    return table.join(time_models(variants, split.images[:BATCH], split.labels[:BATCH]))
 
 
 def _forward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
