@@ -239,7 +239,13 @@ def plot_effects(
                            [row["percent_high"] - row["percent"]]], fmt="o", ms=5, capsize=4, color=colour)  # fmt: skip
         right.annotate(row["verdict"], (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     _draw_floors(left, floors or {})
-    left.set(xticks=at, ylabel=ylabel, yscale="log" if floors else "linear", xlim=(-0.5, len(table) - 0.5))
+    left.set(
+        xticks=at,
+        xlabel=str(table.index.name or ""),
+        ylabel=ylabel,
+        yscale="log" if floors else "linear",
+        xlim=(-0.5, len(table) - 0.5),
+    )
     left.set_xticklabels(names, fontsize=8, rotation=90 if len(table) > 8 else 0)
     right.axvline(0, color="#555555", linewidth=1)
     right.set(yticks=at, xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
