@@ -333,7 +333,7 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
             error_kw={"lw": 1},
         )
     ax.set_xticks(range(len(names)), names)
-    ax.set(ylabel="test mse per pixel")
+    ax.set(xlabel="class", ylabel="test mse per pixel")
     ax.legend(frameon=False, fontsize=8, ncols=len(errors))
     ax.spines[["top", "right"]].set_visible(False)
     return fig
