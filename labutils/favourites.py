@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,27 @@ def read_favourites(file: Path) -> Favourites:
     """What was kept; nothing where there is no file. One that holds something else is set aside, with a warning."""
     try:
         kept = json.loads(read(file, LIMIT))
-        return {name: {"z": [float(v) for v in one["z"]], "y": one["y"]} for name, one in kept.items()}
+        return {name: _favourite(**one) for name, one in kept.items()}
     except FileNotFoundError:
         return {}
+    except OSError as error:  # says nothing about the file
+        warnings.warn(f"{file} cannot be read ({error}): its favourites are missing here", stacklevel=3)
     except UNREADABLE as error:
-        aside = file.with_suffix(".damaged")
-        file.replace(aside)
+        aside = file.with_suffix(f".damaged-{os.urandom(4).hex()}")
+        with suppress(OSError):
+            file.rename(aside)
         warnings.warn(f"{file} holds no favourites ({error}): it was set aside as {aside.name}", stacklevel=3)
-        return {}
+    return {}
 
 
-def write_favourites(file: Path, kept: Favourites) -> None:
-    """Replace the file."""
+def _favourite(z: list[float], y: int | None) -> dict[str, Any]:
+    if y is not None and type(y) is not int:
+        raise ValueError(f"{str(y)[:20]!r} is no label")
+    return {"z": [float(v) for v in z], "y": y}
+
+
+def add_favourite(file: Path, name: str, z: list[float], y: int | None) -> Favourites:
+    """Keep one more, beside what other notebooks have kept in the meantime; all there are now."""
+    kept = {**read_favourites(file), name: {"z": z, "y": y}}
     replace(file, json.dumps(kept, indent=1, ensure_ascii=False).encode())
+    return kept

@@ -122,6 +122,8 @@ def interpolate_command(options: argparse.Namespace) -> int:
 def generate_command(options: argparse.Namespace) -> int:
     """generated_digits.png: digits that nobody wrote."""
     run = load_run(options.model)
+    if options.label is not None and run.config.model != "conditional_vae":
+        raise ValueError(f"--label {options.label} means nothing to {run.name}: only a conditional_vae is told labels")
     data = load_dataset(run.config.dataset)
     x = sample(run, options.n, options.method, data, y=options.label, seed=options.seed)
     rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}

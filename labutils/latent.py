@@ -19,7 +19,7 @@ def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batc
     Raises:
         ValueError: labels that are none.
     """
-    told = None if y is None or not getattr(model, "conditional", False) else as_labels(y, len(images))
+    told = None if y is None or not getattr(model, "conditional", False) else _labels(y, len(images))
     with inference(model) as device:
         codes = []
         for i in range(0, len(images), batch_size):
@@ -30,13 +30,18 @@ def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batc
 
 def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
     """codes (N,latent_dim), and labels as in `encode_images` → images (N,1,28,28) in [0,1]."""
-    told = None if y is None else as_labels(y, len(z))
+    told = None if y is None else _labels(y, len(z))
     with inference(model) as device:
         images = []
         for i in range(0, len(z), batch_size):
             labels = None if told is None else told[i : i + batch_size].to(device)
             images.append(model.decode(z[i : i + batch_size].to(device), labels).cpu())  # type: ignore[operator]
         return torch.cat(images)
+
+
+def _labels(y: object, n: int) -> torch.Tensor:
+    labels = torch.as_tensor(y)
+    return as_labels(labels if labels.is_floating_point() else labels.long(), n)  # files hold them as bytes
 
 
 def reconstruct(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
@@ -140,7 +145,11 @@ def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
 
         return TSNE(2, perplexity=min(30, (len(codes) - 1) / 3), random_state=seed).fit_transform(codes)
     if method == "umap":
+        threads = torch.get_num_threads()
         from umap import UMAP  # only here: it takes seconds to import
 
-        return UMAP(n_neighbors=min(15, len(codes) - 1), random_state=seed, n_jobs=1).fit_transform(codes)
+        try:
+            return UMAP(n_neighbors=min(15, len(codes) - 1), random_state=seed, n_jobs=1).fit_transform(codes)
+        finally:
+            torch.set_num_threads(threads)  # numba's OpenMP is torch's: it starts with a thread a core
     raise ValueError(f"method={method!r} must be one of pca, tsne, umap")

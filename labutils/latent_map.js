@@ -149,6 +149,7 @@ function render({ model, el }) {
       if (asked && performance.now() - asked < PATIENCE) next = [x, y];
       else {
         silent = asked > 0;
+        next = null; // it was asked for before this place
         ask(x, y);
       }
       return !silent;
@@ -158,7 +159,7 @@ function render({ model, el }) {
   const answered = (message, buffers) => {
     asked = 0;
     silent = false;
-    if (message.error) map.say(message.error);
+    if (message.error) { map.say(message.error); next = null; }
     if (!message.picture) return;
     if (current) URL.revokeObjectURL(current);
     current = URL.createObjectURL(new Blob([buffers[0]], { type: "image/png" }));

@@ -140,9 +140,15 @@ def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tup
 
     try:
         tree = ast.parse(re.sub(r"#(\d+)", r"image[\1]", expression.replace("−", "-").strip()), mode="eval")
-    except SyntaxError:
-        raise ValueError(f"{expression!r} is no expression such as {EXAMPLES[0]!r}") from None
-    return value(tree.body), operands
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{expression[:60]!r} is no expression such as {EXAMPLES[0]!r}") from None
+    try:
+        code = value(tree.body)
+    except RecursionError:
+        raise ValueError("the expression is too long") from None
+    if not code.isfinite().all():
+        raise ValueError(f"{expression!r} is a code of numbers too large to decode")
+    return code, operands
 
 
 def arithmetic(

@@ -57,6 +57,8 @@ def as_images(source: object) -> torch.Tensor:
     if isinstance(source, Sequence) and source and all(isinstance(item, (str, Path)) for item in source):
         return torch.cat([read_picture(item) for item in source])
     images = torch.as_tensor(np.asarray(source)) if not isinstance(source, torch.Tensor) else source.detach().cpu()
+    if images.dtype not in (torch.uint8, torch.bool) and not images.is_floating_point():
+        raise ValueError(f"images of type {images.dtype}: uint8 from 0 to 255, or floats from 0 to 1, are expected")
     if images.ndim == 2 and images.shape != (IMAGE_SIZE, IMAGE_SIZE):
         grey = to_float(images)
         if not ((grey >= 0) & (grey <= 1)).all():

@@ -13,7 +13,7 @@ from labutils.config import ROOT, Config
 from labutils.data import CHECKSUMS
 from labutils.keys import code_hash, run_key
 from labutils.report import read_summary, write_summary
-from labutils.series import write_html, write_page
+from labutils.series import code_and_outputs, write_html, write_page
 from labutils.sweeps import config_of
 
 ALL = 54_000  # training images of MNIST, and of Fashion-MNIST
@@ -30,13 +30,18 @@ def publish(root: Path = ROOT) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no full run on MNIST to publish.
+        ValueError: a table is not that of the executed notebook beside it. Nothing has been replaced then.
     """
     source = root / "outputs" / "local" / "mnist-full"
     stems = sorted(path.parent.name for path in source.glob("[0-9]*/summary.json"))
     if not stems:
         raise FileNotFoundError(f"{source} holds no results: `python -m labutils run` first, with the full MNIST")
-    for stem in stems:
-        target, notebook = root / "outputs" / stem, source / "notebooks" / f"{stem}.ipynb"
+    notebooks = {stem: source / "notebooks" / f"{stem}.ipynb" for stem in stems}
+    for stem, notebook in notebooks.items():
+        if read_summary(source / stem).get("executed") != code_and_outputs(notebook):
+            raise ValueError(f"{stem}: {source} holds a table and a notebook of two executions: `labutils run {stem}`")
+    for stem, notebook in notebooks.items():
+        target = root / "outputs" / stem
         screenshots = set(target.glob(SCREENSHOTS))
         for old in set(target.glob("*")) - screenshots:
             old.unlink()
@@ -65,12 +70,10 @@ def _row(stem: str, summary: dict[str, Any]) -> str:
 
 
 def _sums(folder: Path, notebook: Path) -> dict[str, str]:
-    """What was published together: SHA-256 sums of the files in a folder, and of a notebook's code and outputs (its
-    prose may be mended)."""
+    """What was published together: SHA-256 sums of the files in a folder, and of a notebook."""
     files = sorted(set(folder.glob("*")) - set(folder.glob(SCREENSHOTS)) - {folder / "summary.json"})
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    cells = [(c["source"], c["outputs"]) for c in _cells(notebook) if c["cell_type"] == "code"]
-    return sums | {notebook.name: hashlib.sha256(json.dumps(cells).encode()).hexdigest()}
+    return sums | {notebook.name: code_and_outputs(notebook)}
 
 
 def _cells(notebook: Path) -> list[dict[str, Any]]:
@@ -120,7 +123,11 @@ def problems(root: Path = ROOT) -> list[str]:
             found.append(f"{stem}: the notebook does not give the published answer")
         table = pd.read_csv(folder / "results.csv")
         rows = [dict(row) for _, row in table.iterrows() if "run" in row and pd.notna(row["run"])]
-        foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
+        try:
+            foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
+        except (KeyError, ValueError, TypeError) as error:
+            found.append(f"{stem}: its table is not one of today's configs ({error})")
+            continue
         if foreign:
             found.append(f"{stem}: today's code makes other runs of {len(foreign)} rows, such as {foreign[0]}")
     return found

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from labutils.config import Config, local_dir, scale
+from labutils.files import replace
 from labutils.keys import code_hash, torch_version
 
 ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference")
@@ -69,10 +71,16 @@ def save_results(
 def read_summary(folder: Path) -> dict[str, Any]:
     """What `save_results` wrote beside a table: question, answer, figures, made_with; nothing where there is none."""
     file = folder / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        warnings.warn(f"{file} is no summary ({error}): run the notebook again", stacklevel=2)
+        return {}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """The inverse of `read_summary`."""
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
+    replace(folder / "summary.json", f"{text}\n".encode())

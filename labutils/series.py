@@ -1,5 +1,6 @@
 """The series: notebooks executed headless into git-ignored copies, their results in a table and an HTML page."""
 
+import hashlib
 import html
 import json
 import os
@@ -136,9 +137,18 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     write_html(notebook, target.with_suffix(".html"))
     summary: dict[str, Any] = {"question": "", "answer": failure, "figures": []}
     if summary_file.exists() and not failure:
-        summary = read_summary(summary_file.parent) | {"minutes": minutes}
+        summary = read_summary(summary_file.parent) | {"minutes": minutes, "executed": code_and_outputs(target)}
         write_summary(summary_file.parent, summary)
     return {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
+
+
+def code_and_outputs(notebook: Path) -> str:
+    """The SHA-256 sum of a notebook's code and outputs (its prose may be mended); "" where there is none."""
+    if not notebook.exists():
+        return ""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = [(cell["source"], cell["outputs"]) for cell in cells if cell["cell_type"] == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
 def _first_line(cell: Any) -> str:

@@ -28,7 +28,7 @@ from torch import nn
 from labutils.checkpoint import Checkpoint
 from labutils.config import Config, runs_dir, scale
 from labutils.data import Dataset, load_dataset
-from labutils.files import WEIGHTS_LIMIT, json_sum, read, read_model, weights_file, write
+from labutils.files import WEIGHTS_LIMIT, json_sum, read, read_model, unpack, weights_file, write
 from labutils.keys import code_hash, hash_of, of_today, torch_version
 from labutils.transfer import encoder_layers
 
@@ -268,17 +268,53 @@ def unfinished_dir() -> Path:
         OSError: the store cannot be written, better known before a training than after it; or the place is a link,
             which may lead anywhere.
     """
-    folder = runs_dir() / "unfinished"
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder.is_symlink():
-        raise OSError(f"{folder} is a link: what is not finished is written, and deleted, in the store alone")
+    folder = _own_folder("unfinished")
     with tempfile.TemporaryFile(dir=folder):
         return folder
 
 
+def _own_folder(name: str) -> Path:
+    """A folder in the store, made where missing.
+
+    Raises:
+        OSError: it cannot be made, or is a link, which may lead anywhere.
+    """
+    folder = runs_dir() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(f"{folder} is a link: runs are written, and deleted, in the store alone")
+    return folder
+
+
 def checkpoint_of(key: str) -> Checkpoint:
-    """Where a run that is not finished keeps its state."""
-    return Checkpoint(unfinished_dir() / f"{key}.safetensors", key)
+    """Where a run that is not finished keeps its state. A whole file that no training has written is removed, with a
+    warning (a torn one is noticed when it is restored)."""
+    checkpoint = Checkpoint(unfinished_dir() / f"{key}.safetensors", key)
+    try:
+        tensors, _ = unpack(read(checkpoint.file, WEIGHTS_LIMIT))
+    except (OSError, ValueError):
+        return checkpoint
+    try:
+        _check_state(tensors)
+    except (RuntimeError, *UNREADABLE) as error:
+        warnings.warn(
+            f"{checkpoint.file} is no state of a training ({error}): removed, the run begins again", stacklevel=3
+        )
+        checkpoint.file.unlink(missing_ok=True)
+    return checkpoint
+
+
+def _check_state(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise some error unless these are what `Checkpoint.save` writes, as far as reading them could do harm."""
+    about = json.loads(tensors["about"].numpy().tobytes())
+    if type(about["threads"]) is not int or not 1 <= about["threads"] <= 4096:
+        raise ValueError(f"threads: {str(about['threads'])[:20]}")
+    if any(type(value) not in (int, float) for row in about["rows"] for value in row.values()):
+        raise ValueError("a row of the history holds what is no number")
+    if not 1 <= len(about["groups"]) == len(about["schedulers"]) <= 2:
+        raise ValueError("as many optimisers as schedules, one or two")
+    for name in ("shuffling", "cpu"):
+        torch.Generator().set_state(tensors[f"random.{name}"])
 
 
 def keep_encoder(file: str | Path) -> str:
@@ -292,7 +328,7 @@ def keep_encoder(file: str | Path) -> str:
     name = _kept_name(content)
     kept = _kept(name)
     if not kept.exists() or not is_as_kept(kept):
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        _own_folder("encoders")
         scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
         write(scratch, content)
         scratch.replace(kept)

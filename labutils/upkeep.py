@@ -48,7 +48,7 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     runs, rows = runs_dir(), []
     for path in run_folders():
         rows.append({**_about(path), **_state_of_run(path, verify)})
-    used = {row["encoder"] for row in rows if row["state"] == "ok"}
+    used = {str(row["encoder"]) for row in rows if row["state"] == "ok"}
     for row in rows:
         if row["state"] == "other code" and row["name"] in used:
             row["state"] = "encoder"
@@ -111,7 +111,9 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _as_text(value: Any) -> str:
-    """8, 8.0 and "8" alike; (4, 4), [4, 4] and "4,4" as well."""
+    """8, 8.0 and "8" alike; (4, 4), [4, 4] and "4,4" as well; of what is missing "none"."""
+    if value is None or value != value:
+        return "none"
     if not isinstance(value, bool):
         with suppress(TypeError, ValueError):
             return repr(float(value))

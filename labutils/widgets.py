@@ -24,7 +24,7 @@ from labutils.controls import (
     view,
 )
 from labutils.data import Dataset
-from labutils.favourites import favourites_file, read_favourites, write_favourites
+from labutils.favourites import add_favourite, favourites_file, read_favourites
 from labutils.models import inference
 from labutils.pictures import png
 from labutils.plots import class_names
@@ -88,7 +88,7 @@ class LatentExplorer:
         slider rests at its end, and the status line says so.
 
         Raises:
-            ValueError: another number of units, or a number that is not finite. Everything stays as it was.
+            ValueError: another number of units, a number that is not finite, or no label. Everything stays as it was.
         """
         self._load(z, origin, y, None)
 
@@ -97,6 +97,8 @@ class LatentExplorer:
         z = torch.as_tensor(z, dtype=torch.float32).flatten().clone()
         if len(z) != self.space.latent_dim or not z.isfinite().all():
             raise ValueError(f"a code of {self.space.name} has {self.space.latent_dim} finite numbers, not {len(z)}")
+        if y not in (None, *range(len(self.names))):
+            raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.names) - 1}")
         self._start = (z.clone(), origin, y, real)
         self._show_real(*(real or (None, None, "")))
         self._loading = True
@@ -168,8 +170,7 @@ class LatentExplorer:
     def keep(self, name: str = "") -> str:
         """Store the code as a favourite, also for the next session; its name."""
         name = name or f"{len(self.favourites) + 1}: {self._start[1]}"
-        self.favourites[name] = {"z": [round(v, 6) for v in self.z.tolist()], "y": self.y}
-        write_favourites(self._favourites_file, self.favourites)
+        self.favourites = add_favourite(self._favourites_file, name, [round(v, 6) for v in self.z.tolist()], self.y)
         self._favourite.options = [("favourites", ""), *((name, name) for name in self.favourites)]
         self.status.say(f"kept as “{name}”")
         return name

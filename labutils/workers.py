@@ -159,9 +159,9 @@ def _end_with(parent: int) -> None:
 def _luggage(task: Task) -> tuple[str, dict[str, str], dict[tuple[str, int], Any], Task]:
     """What a worker, started elsewhere or for an earlier sweep perhaps, has to know: who sent it, where the store is,
     the scale, where images are if the driver was told, and the PCA line of its run, which takes seconds."""
-    surroundings = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name}
-    if folder := os.environ.get("LABUTILS_DATA"):
-        surroundings["LABUTILS_DATA"] = str(environment_path(folder))
+    folder = os.environ.get("LABUTILS_DATA")
+    surroundings = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name,
+                    "LABUTILS_DATA": str(environment_path(folder)) if folder else ""}  # fmt: skip
     lines = {(images, n): line for (images, n), line in known_floors.items() if task.config.n_train in (None, n)}
     return _this_process(), surroundings, lines, task
 

@@ -1,6 +1,8 @@
 """An interrupted training goes on as if nothing had happened; what is not whole, or another's, is not gone on with."""
 
+import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from damages import damaged
 from labutils import CLASSIFIER, COMPACT, Config, run, runs
 from labutils.checkpoint import Checkpoint
 from labutils.data import subset
-from labutils.files import pack
+from labutils.files import pack, unpack
 from labutils.models import build_model
 from labutils.objectives import squared_error
 from labutils.training import TrainingDiverged, TrainingInterrupted, fit
@@ -122,7 +124,7 @@ def test_a_checkpoint_that_is_not_whole_or_anothers_is_not_used(store, interrupt
     else:
         file.write_bytes(damaged(file.read_bytes(), kind, zeros=3000))
     interrupt(None)
-    with pytest.warns(UserWarning, match=r"is no checkpoint of this run .*: it begins again"):
+    with pytest.warns(UserWarning, match=r"is no (checkpoint of this run|state of a training) .*begins again"):
         again = run(TINY, progress=False)
     assert_equal(again, whole)
 
@@ -176,3 +178,39 @@ def test_what_nobody_goes_on_with_is_tidied(store):
         os.utime(path, (time.time() - ABANDONED - 60,) * 2)
     run(replace(TINY, epochs=1), progress=False)
     assert list(unfinished.iterdir()) == [young]
+
+
+def forged(file, **changes):
+    """A checkpoint whose sum is right, as whoever means harm can make it."""
+    tensors, _ = unpack(file.read_bytes())
+    about = json.loads(tensors["about"].numpy().tobytes()) | changes.pop("about", {})
+    text = changes.pop("text", json.dumps(about))
+    tensors["about"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    file.write_bytes(pack({n: t for n, t in {**tensors, **changes}.items() if t is not None}, {}))
+
+
+HOSTILE = {
+    "a billion threads": {"about": {"threads": 10**9}},
+    "lists without end": {"text": "[" * 100_000},
+    "no threads": {"about": {"threads": None}},
+    "text for numbers": {"about": {"rows": ["<script>"]}},
+    "no optimiser": {"about": {"groups": []}},
+    "no random state": {"random.shuffling": None},
+    "another random state": {"random.cpu": torch.zeros(7, dtype=torch.uint8)},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_checkpoint_is_refused_and_the_run_begins_again(kind, store, interrupt, tmp_path):
+    config = replace(TINY, epochs=2)
+    whole = run(config, progress=False)
+    shutil.rmtree(whole.path)
+    interrupt(after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, progress=False)
+    interrupt(after=None)
+    (file,) = (store / "unfinished").glob("*.safetensors")
+    forged(file, **HOSTILE[kind])
+    with pytest.warns(UserWarning, match="no state of a training"):
+        again = run(config, progress=False)
+    assert_equal(again, whole)

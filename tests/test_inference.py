@@ -65,7 +65,7 @@ def test_a_conditional_model_is_told_what_is_known(digits, tmp_path, monkeypatch
     for wrong in ([1, 2], 10, 1.5):
         with pytest.raises(ValueError, match="0 to 9"):
             inference.sample(told, 12, y=wrong)
-    run_of = SimpleNamespace(config=TINY, name="told")
+    run_of = SimpleNamespace(config=replace(TINY, model="conditional_vae"), name="told")
     written = {}
     monkeypatch.setattr(inference, "load_run", lambda name: run_of)
     monkeypatch.setattr(inference, "model_of", lambda run: told)
@@ -141,6 +141,7 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
         (["reconstruct", "99999", "--model", "CHECKPOINT"], "99999"),
         (["interpolate", "1", "nowhere.png", "--model", "CHECKPOINT"], "nowhere.png"),
         (["generate", "--method", "vamp", "--model", "CHECKPOINT"], "vamp"),
+        (["generate", "--label", "3", "--model", "CHECKPOINT"], "--label 3 means nothing"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(words, reason, checkpoint, tmp_path, capsys):

@@ -1,5 +1,8 @@
 """Codes, and the pictures made of them."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +168,7 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
             log="xy",
         ),
         plots.plot_pareto(effects.assign(**{"macs": [1, 2], "on front: macs": [True, False]}), ["macs"], [True]),
+        plots.plot_comparisons({"a": effects.iloc[1:], "b": effects.iloc[1:]}),
         plots.plot_effects(effects, floors={"PCA": 4.0}),
         plots.plot_error_by_class({"a": np.ones(100)}, np.arange(100) % 10, names),
         plots.plot_confusion(labels, np.roll(labels, 1), names),
@@ -190,3 +194,17 @@ def test_reliability_groups_the_least_sure_first():
     sure, right = np.array([0.9, 0.6, 0.8, 0.5]), np.array([True, False, True, True])
     line = plots.plot_reliability({"a": right}, {"a": sure}, groups=2).axes[0].lines[0]
     np.testing.assert_allclose(line.get_xydata(), [[0.55, 0.5], [0.85, 1.0]])
+
+
+def test_umap_leaves_torchs_threads_alone():
+    # in a process of its own: only the first UMAP of a process changes them
+    code = """
+import warnings; warnings.simplefilter("ignore")
+import torch; torch.set_num_threads(1)
+from labutils.latent import project
+project(torch.randn(40, 5), "umap")
+print(torch.get_num_threads())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["1"]

@@ -236,6 +236,9 @@ def test_labels_that_are_none_are_refused(y):
             wrong()
     a, b = (vae.sample(3, label, seed=0) for label in (4, [4, 4, 4]))
     assert torch.equal(a, b)
+    z, four = torch.zeros(3, vae.latent_dim), torch.full((3,), 4)
+    for bytes_or_so in (torch.uint8, torch.int16):
+        assert torch.equal(decode_codes(vae, z, four.to(bytes_or_so)), decode_codes(vae, z, four))
 
 
 def test_a_conditional_encoder_is_told_the_label_and_minus_one_is_none():

@@ -89,10 +89,26 @@ def test_digits_can_be_calculated_with(space):
 
 
 @pytest.mark.parametrize(
-    "text", ["7 +", "exit()", "12", "#99999", "3 *", "1/0", "True", "7**2", "", "image", "7 / 1 / 0"]
+    "text",
+    [
+        "7 +",
+        "exit()",
+        "12",
+        "#99999",
+        "3 *",
+        "1/0",
+        "True",
+        "7**2",
+        "",
+        "image",
+        "7 / 1 / 0",
+        "1e999 * 8",
+        "8 / 1e-320",
+        "+".join(["8"] * 5000),
+    ],
 )
 def test_what_is_no_expression_is_refused(space, text):
-    with pytest.raises(ValueError, match=r"digits|expression|last"):
+    with pytest.raises(ValueError, match=r"digits|expression|last|too large"):
         evaluate(text, space)
 
 

@@ -127,6 +127,9 @@ def test_what_shows_no_digit_is_refused_by_name(grey, reason, tmp_path):
 
 
 def test_other_things_are_refused(tmp_path):
+    for kind in (np.uint16, np.int64):
+        with pytest.raises(ValueError, match="uint8 from 0 to 255"):
+            as_images(np.zeros((28, 28), kind))
     (tmp_path / "note.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"note\.png is not a picture"):
         as_images(tmp_path / "note.png")

@@ -11,7 +11,8 @@ from labutils import BASELINE, run
 from labutils.config import ROOT
 from labutils.plots import figure
 from labutils.publication import problems, publish, published, write_pages
-from labutils.report import save_results
+from labutils.report import read_summary, save_results, write_summary
+from labutils.series import code_and_outputs
 from labutils.store import stored_row
 from labutils.sweeps import config_of
 
@@ -23,6 +24,12 @@ def executed(answer):
     output = nbformat.v4.new_output("display_data", data={"text/markdown": f"- {answer}"})
     cell = nbformat.v4.new_code_cell("Markdown(answer)", outputs=[output], execution_count=1)
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A lesson"), cell])
+
+
+def sign(results):
+    """What the series notes of a notebook that it has executed."""
+    summary = read_summary(results / "01_a")
+    write_summary(results / "01_a", {**summary, "executed": code_and_outputs(results / "notebooks" / "01_a.ipynb")})
 
 
 @pytest.fixture
@@ -43,6 +50,7 @@ def lab(tmp_path, monkeypatch):
     results = tmp_path / "outputs" / "local" / "mnist-full"
     (results / "notebooks").mkdir()
     nbformat.write(executed("New. [1, 2]"), results / "notebooks" / "01_a.ipynb")
+    sign(results)
     (results / "notebooks" / "02_b.ipynb").write_text("failed: it has no summary")
     # mnist5k has no pinned files; its checksum is the data's
     monkeypatch.setattr("labutils.publication.run_key", lambda config, data: row["run"] if config == known else "other")
@@ -62,6 +70,32 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(lab):
     assert "01_a/effect.png" in page
     assert "A lesson" in (lab / "outputs" / "report" / "notebooks" / "01_a.html").read_text()
     assert write_pages(lab) == lab / "outputs" / "report" / "index.html"
+
+
+def test_a_table_of_another_execution_is_refused_before_anything_is_replaced(lab):
+    results = lab / "outputs" / "local" / "mnist-full"
+    nbformat.write(executed("Another. [1, 2]"), results / "notebooks" / "01_a.ipynb")
+    before = sorted(lab.rglob("*"))
+    with pytest.raises(ValueError, match="two executions"):
+        publish(lab)
+    (results / "notebooks" / "01_a.ipynb").unlink()  # or there is none: it was run by hand
+    with pytest.raises(ValueError, match="two executions"):
+        publish(lab)
+    assert len(sorted(lab.rglob("*"))) == len(before) - 1
+
+
+def test_a_torn_summary_is_nothing_to_stumble_over(lab):
+    publish(lab)
+    file = lab / "outputs" / "01_a" / "summary.json"
+    file.write_text(file.read_text()[:30])
+    with pytest.warns(UserWarning, match="no summary"):
+        assert read_summary(file.parent) == {}
+
+
+def test_a_table_of_another_days_config_is_a_line(lab):
+    publish(lab)
+    edit(lab / "outputs" / "01_a" / "results.csv", "latent_dim", "code_size")
+    assert any("today's configs" in line for line in problems(lab))
 
 
 def test_nothing_to_publish_is_said(tmp_path):

@@ -308,7 +308,7 @@ def test_a_stopped_sweep_keeps_finished_runs_and_leaves_no_process(store, how, r
     assert len(family) >= 2
     time.sleep(1)
     process.send_signal(how)
-    process.wait(30)
+    process.wait(60)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert len([load_run(path.parent) for path in store.glob("[0-9a-f]*/MANIFEST.json")]) == 2

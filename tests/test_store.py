@@ -1,4 +1,4 @@
-"""The run store and damage, accidental and meant: 300 of the one and 11 kinds of the other, none believed."""
+"""The run store and damage, accidental and meant: 300 of the one and 12 kinds of the other, none believed."""
 
 import hashlib
 import json
@@ -203,8 +203,14 @@ def a_list_of_versions(path):
     forge(path, {}, {"versions": ["torch", 3], "scale": {"deep": [1]}})
 
 
+def a_list_for_an_encoder(path):
+    config = json.loads((path / "config.json").read_bytes())
+    forge(path, {"config.json": json.dumps({**config, "encoder": ["a"]}).encode()})
+
+
 HOSTILE = [a_way_out, a_link_that_leads_out, unknown_fields, missing_fields, a_size_of_a_terabyte, a_pickle,
-           lists_without_end, text_for_numbers, an_empty_origin, numbers_for_files, a_list_of_versions]  # fmt: skip
+           lists_without_end, text_for_numbers, an_empty_origin, numbers_for_files, a_list_of_versions,
+           a_list_for_an_encoder]  # fmt: skip
 
 
 def test_hostile_runs_are_refused(pair, tmp_path, monkeypatch, counted):

@@ -56,6 +56,7 @@ def test_rows_are_chosen_by_any_field(store):
     assert len(select(table, {"batch_norm": "false", "state": "ok"})) == 2
     assert len(select(table, {"lr": "0.010"})) == 3
     assert select(table, {"latent_dim": "9"}).empty
+    assert len(select(table, {"n_train": "none"})) == 4  # what is no run
     with pytest.raises(ValueError, match="'width' is no field"):
         select(table, {"width": "2"})
 
