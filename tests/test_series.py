@@ -1,5 +1,7 @@
 """The series: executed copies, a table and a page; nothing committed is touched."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -9,8 +11,10 @@ import time
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from labutils import series as series_module
 from labutils.keys import code_hash
@@ -83,6 +87,20 @@ def test_a_stopped_series_stops(tmp_path, how, request):
     assert process.returncode == 130
     assert not psutil.wait_procs(family, timeout=30)[1]
     assert not list((tmp_path / "out").rglob("01_never*"))
+
+
+def test_pictures_in_a_notebook_are_small_and_look_the_same():
+    rng = np.random.default_rng(0)
+    grey = np.repeat(np.repeat(rng.integers(0, 256, (30, 30), dtype=np.uint8), 10, 0), 10, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([grey, grey, grey, np.full_like(grey, 255)])).save(buffer, "png")
+    picture = nbformat.v4.new_output("display_data", data={"image/png": base64.b64encode(buffer.getvalue()).decode()})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[picture])])
+    series_module._strip(notebook)
+    small = base64.b64decode(notebook.cells[0].outputs[0].data["image/png"])
+    assert len(small) < len(buffer.getvalue())
+    seen = np.asarray(Image.open(io.BytesIO(small)).convert("L")).astype(int)
+    assert np.abs(seen - grey).mean() < 3
 
 
 @pytest.mark.filterwarnings("default")
