@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -121,8 +122,7 @@ def problems(root: Path = ROOT) -> list[str]:
             found.append(f"{stem}: other figures than summary.json names")
         if summary["answer"] not in "".join(_text(cell) for cell in _cells(notebook)):
             found.append(f"{stem}: the notebook does not give the published answer")
-        table = pd.read_csv(folder / "results.csv")
-        rows = [dict(row) for _, row in table.iterrows() if "run" in row and pd.notna(row["run"])]
+        rows = published_runs(folder)
         try:
             foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
         except (KeyError, ValueError, TypeError) as error:
@@ -131,6 +131,12 @@ def problems(root: Path = ROOT) -> list[str]:
         if foreign:
             found.append(f"{stem}: today's code makes other runs of {len(foreign)} rows, such as {foreign[0]}")
     return found
+
+
+def published_runs(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a published table that are runs of the store."""
+    rows = [dict(row) for _, row in pd.read_csv(folder / "results.csv").iterrows()]
+    return [row for row in rows if re.fullmatch("[0-9a-f]{16}", str(row.get("run")))]
 
 
 def _made(row: dict[str, Any]) -> Config:

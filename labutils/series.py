@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -160,7 +161,7 @@ def _first_line(cell: Any) -> str:
 
 def _strip(notebook: Any) -> None:
     """Leave what a reader sees: no progress bars (they need a kernel), no timing metadata, no widget state; pictures in
-    64 colours, which look the same and take a third of the room."""
+    64 colours or 32 greys, which look the same and take a third of the room."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -175,9 +176,9 @@ def _few_colours(picture: str) -> str:
     from PIL import Image
 
     content, buffer = base64.b64decode(picture), io.BytesIO()
-    few = (
-        Image.open(io.BytesIO(content)).convert("RGB").quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    )
+    full = Image.open(io.BytesIO(content)).convert("RGB")
+    grey = np.ptp(np.asarray(full).astype(int), axis=2).max() < 16
+    few = full.quantize(32 if grey else 64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     few.save(buffer, "png", optimize=True)
     return base64.b64encode(min(content, buffer.getvalue(), key=len)).decode()
 
