@@ -123,6 +123,7 @@ def test_keys_move_a_slider_and_the_picture_follows(notebook):
     times = notebook.evaluate("window.times")
     after = settled(notebook)
     assert not torch.equal(before, after)
+    notebook.locator(EXPLORER).first.screenshot(path=SEEN / "explorer.png")
     report(key_to_picture_ms_median=statistics.median(times), key_to_picture_ms_p95=float(np.quantile(times, 0.95)))
 
 
@@ -217,7 +218,7 @@ def test_hovering_over_the_map_decodes_the_point(notebook, smoke):
         seen.append(pixels(picture_bytes(picture)))
         assert np.abs(seen[-1] - pixels(the_map.picture_at(*xy))).mean() < 4  # the mouse knows whole pixels only
     assert np.abs(seen[0] - seen[1]).mean() > 4
-    notebook.screenshot(path=SEEN / "map.png")
+    notebook.locator(".jp-OutputArea-output:has(canvas[aria-label^='map of'])").first.screenshot(path=SEEN / "map.png")
 
 
 def test_a_click_on_the_map_loads_the_digit(notebook, smoke):
