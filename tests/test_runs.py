@@ -21,7 +21,7 @@ from safetensors import safe_open
 from test_config import configs
 
 from labutils import BASELINE, Config, ablate, keys, load_run, run, runs, stored_runs, summarize, sweep, sweeps
-from labutils.keys import _code, run_key
+from labutils.keys import _code, hash_of, run_key
 from labutils.store import FILES, RunError
 from labutils.training import TrainingDiverged
 
@@ -155,12 +155,16 @@ print(*(run_key(Config.from_dict(values), "data") for values in json.load(sys.st
 @settings(max_examples=1)
 @given(st.lists(configs(), min_size=50, max_size=50))
 def test_keys_are_the_same_in_another_process_with_another_hash_seed(some):
-    # and in other versions of Python: a key is the SHA-256 sum of sorted JSON, whose numbers are their shortest text
     env = {**os.environ, "PYTHONHASHSEED": "7"}
     text = json.dumps([config.to_dict() for config in some])
     out = subprocess.run([sys.executable, "-c", KEYS], input=text, env=env, capture_output=True, text=True, check=True)
     assert out.stdout.split() == [run_key(config, "data") for config in some]
     assert len({*out.stdout.split()}) == len({*some})
+
+
+def test_a_key_is_the_same_in_every_version_of_python_and_on_every_platform():
+    # the SHA-256 sum of sorted JSON, whose numbers are their shortest text; a new field of Config changes it
+    assert hash_of(Config(), "data", "code", "torch") == "d688a6160e8dd215"
 
 
 def damage(kind, path):

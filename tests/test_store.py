@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import time
 import warnings
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from labutils import BASELINE, Config, load_run, run, stored_runs
 from labutils.checkpoint import Checkpoint
 from labutils.config import runs_dir
 from labutils.files import read_model
+from labutils.keys import hash_of
 from labutils.store import FILES, RunError, encoder_file, keep_encoder, read_run, stored_row
 from labutils.training import _beginning
 from labutils.upkeep import survey
@@ -258,3 +260,25 @@ def test_a_good_run_is_not_set_aside_for_a_damaged_one_before_it(pair, tmp_path,
     monkeypatch.setattr("labutils.store.read_run", read_before_it_was_mended)
     assert run(TINY, progress=False).metrics == pair[0].metrics
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.soak
+def test_a_leaderboard_of_10_000_runs(pair, tmp_path, monkeypatch, counted):
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
+    template = pair[0].path
+    manifest = json.loads((template / "MANIFEST.json").read_bytes())
+    metrics = (template / "metrics.json").read_bytes()
+    for seed in range(10_000):
+        config = replace(pair[0].config, seed=seed)
+        path = tmp_path / "runs" / hash_of(config, **manifest["made_from"])
+        path.mkdir(parents=True)
+        (path / "config.json").write_bytes(json.dumps(config.to_dict()).encode())
+        (path / "metrics.json").write_bytes(metrics)
+        (path / "MANIFEST.json").write_bytes((template / "MANIFEST.json").read_bytes())
+        forge(path, {"config.json": (path / "config.json").read_bytes()}, {"key": path.name})
+    start = time.perf_counter()
+    table = stored_runs()
+    seconds = time.perf_counter() - start
+    assert len(table) == 10_000
+    assert table["seed"].nunique() == 10_000
+    counted(f"a leaderboard of 10,000 stored runs, every small file verified: {seconds:.1f} s")
