@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"stopped: {error}; the same command goes on after what is finished", file=sys.stderr)
         return 130
 
 
@@ -149,7 +149,7 @@ def _add_inference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     parsers["generate"].add_argument("--n", type=int, default=60, metavar="N", help="how many (%(default)s)")
     parsers["generate"].add_argument(
-        "--label", type=int, metavar="N", help="what a conditional VAE is told (each class in turn)"
+        "--label", type=int, choices=range(10), metavar="N", help="what a conditional VAE is told (each class in turn)"
     )
     parsers["generate"].add_argument("--seed", type=int, default=0, metavar="N", help="for others (%(default)s)")
     parsers["explore"].add_argument(
@@ -372,7 +372,7 @@ def _runs(options: argparse.Namespace) -> int:
 
     if bad := [text for text in options.wanted if "=" not in text]:
         raise ValueError(f"{bad[0]!r} must be FIELD=VALUE, such as latent_dim=8")
-    table = select(survey(verify=options.verify), dict(text.split("=", 1) for text in options.wanted))
+    table = select(survey(verify=options.verify or options.prune), dict(text.split("=", 1) for text in options.wanted))
     if options.prune:
         table = table[table["state"].isin(USELESS)]
     if len(table):
@@ -382,7 +382,7 @@ def _runs(options: argparse.Namespace) -> int:
         print(shown.to_string(index=False, na_rep="", float_format="{:.3g}".format, max_colwidth=100))
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.prune and options.yes:
-        remove((runs_dir() / name for name in table["name"]), verify=options.verify)
+        remove((runs_dir() / name for name in table["name"]), verify=True)
     print(size + (": deleted" if options.yes else ": --prune --yes deletes them") * options.prune)
     return int(not options.prune and (table["state"] == "damaged").any())
 

@@ -80,6 +80,8 @@ def sample(
     network = model_of(model)
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
+    if y is not None and not getattr(network, "conditional", False):
+        raise ValueError(f"y={y!r} means nothing to this model: only a conditional_vae is told labels")
     if method == "prior":
         z = latent.sample_normal(n, network.latent_dim, seed)  # type: ignore[arg-type]
     else:
@@ -96,6 +98,8 @@ def _images(names: list[str], data: Dataset) -> tuple[torch.Tensor, torch.Tensor
     for name in names:
         if name.isdigit() and int(name) >= len(data.test):
             raise ValueError(f"test image {name} must be from 0 to {len(data.test) - 1}")
+        if not name.isdigit() and not Path(name).exists():
+            raise ValueError(f"no picture {name!r}: a file, or the number of a test image, is expected")
         images.append(as_images(data.test.images[int(name)] if name.isdigit() else name))
         labels.append(int(data.test.labels[int(name)]) if name.isdigit() else -1)
     return torch.cat(images), torch.tensor(labels)

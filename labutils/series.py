@@ -98,7 +98,7 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
             """A progress bar in the kernel speaks to a widget that nobody sees: its text goes to the terminal."""
             if msg["msg_type"] == "comm_msg":
                 text = msg["content"]["data"].get("state", {}).get("value")
-                if isinstance(text, str) and "/" in text:
+                if isinstance(text, str) and "/" in text and "<" not in text:
                     bar.set_postfix_str(f"{_first_line(cell)}{html.unescape(text)}")
             return super().process_message(msg, cell, cell_index)
 

@@ -107,7 +107,11 @@ def load_run(path: str | Path) -> Run:
         return load_pretrained(str(path))
     if Path(path).suffix == ".safetensors":
         return load_weights(Path(path))
-    return read_run(Path(path) if Path(path).is_dir() else runs_dir() / path)
+    folder = Path(path) if Path(path).is_dir() else runs_dir() / path
+    if not os.path.lexists(folder):
+        names = ", ".join(PRETRAINED)
+        raise RunError(f"there is no run {str(path)!r}, neither in the store nor as a folder; weights: {names}")
+    return read_run(folder)
 
 
 def read_run(path: Path, key: str | None = None) -> Run:

@@ -97,7 +97,14 @@ def ablate(
 
 def config_of(row: Mapping[str, Any]) -> Config:
     """The Config of a row of a table, from `sweep` or read back from a published results.csv: `run` it to get the row
-    again, bit by bit on the same kind of machine with as many threads (column threads; a sweep's runs have one)."""
-    values = {f.name: row[f.name] for f in fields(Config)}
-    values |= {f.name: "" for f in fields(Config) if f.default == "" and pd.isna(values[f.name])}  # as CSV has no ""
+    again, bit by bit on the same kind of machine with as many threads (column threads; a sweep's runs have one). A
+    field that the table is too old for has its default.
+
+    Raises:
+        ValueError: the row is not that of a run.
+    """
+    if not {"model", "filters", "dataset"} <= set(row.keys()):
+        raise ValueError("this row is not that of a run: it lacks fields of Config such as model and filters")
+    values = {f.name: row[f.name] for f in fields(Config) if f.name in row}
+    values |= {n: "" for n, v in values.items() if Config.__dataclass_fields__[n].default == "" and pd.isna(v)}  # CSV
     return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})

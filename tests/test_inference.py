@@ -82,6 +82,8 @@ def test_what_decodes_nothing_and_nothing_to_decode_are_refused(trained, digits)
     classifier = build_model(Config(model="classifier", filters=(4, 4), depth=2, latent_dim=3))
     with pytest.raises(ValueError, match="Classifier decodes nothing"):
         inference.reconstruct(classifier, digits.test.images[:1])
+    with pytest.raises(ValueError, match="y=3 means nothing"):
+        trained.sample(2, y=3)
     for method in latent.SAMPLERS:
         with pytest.raises(ValueError, match="n=0"):
             trained.sample(0, method)
@@ -142,6 +144,7 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
         (["interpolate", "1", "nowhere.png", "--model", "CHECKPOINT"], "nowhere.png"),
         (["generate", "--method", "vamp", "--model", "CHECKPOINT"], "vamp"),
         (["generate", "--label", "3", "--model", "CHECKPOINT"], "--label 3 means nothing"),
+        (["interpolate", "three", "1", "--model", "CHECKPOINT"], "no picture 'three'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(words, reason, checkpoint, tmp_path, capsys):

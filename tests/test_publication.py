@@ -95,6 +95,8 @@ def test_a_torn_summary_is_nothing_to_stumble_over(lab):
 def test_a_table_of_another_days_config_is_a_line(lab):
     publish(lab)
     edit(lab / "outputs" / "01_a" / "results.csv", "latent_dim", "code_size")
+    assert any("today's code makes other runs" in line for line in problems(lab))
+    edit(lab / "outputs" / "01_a" / "results.csv", "one_cycle", "of_yesterday")
     assert any("today's configs" in line for line in problems(lab))
 
 
