@@ -382,7 +382,7 @@ def _runs(options: argparse.Namespace) -> int:
         print(shown.to_string(index=False, na_rep="", float_format="{:.3g}".format, max_colwidth=100))
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.prune and options.yes:
-        remove((runs_dir() / name for name in table["name"]), verify=True)
+        remove(runs_dir() / name for name in table["name"])
     print(size + (": deleted" if options.yes else ": --prune --yes deletes them") * options.prune)
     return int(not options.prune and (table["state"] == "damaged").any())
 

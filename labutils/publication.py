@@ -1,7 +1,6 @@
 """Publishing: what a full run on MNIST found becomes what the repository shows. And whether that belongs together."""
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -14,7 +13,7 @@ from labutils.config import ROOT, Config
 from labutils.data import CHECKSUMS
 from labutils.keys import code_hash, run_key
 from labutils.report import read_summary, write_summary
-from labutils.series import code_and_outputs, write_html, write_page
+from labutils.series import code_and_outputs, code_cells, results, write_html, write_page
 from labutils.sweeps import config_of
 
 ALL = 54_000  # training images of MNIST, and of Fashion-MNIST
@@ -59,9 +58,7 @@ def publish(root: Path = ROOT) -> list[str]:
 
 def published(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """The summaries of what is published, by notebook."""
-    return {
-        path.parent.name: read_summary(path.parent) for path in sorted((root / "outputs").glob("[0-9]*/summary.json"))
-    }
+    return results(root / "outputs")
 
 
 def _row(stem: str, summary: dict[str, Any]) -> str:
@@ -77,10 +74,6 @@ def _sums(folder: Path, notebook: Path) -> dict[str, str]:
     return sums | {notebook.name: code_and_outputs(notebook)}
 
 
-def _cells(notebook: Path) -> list[dict[str, Any]]:
-    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-
-
 def write_pages(root: Path = ROOT) -> Path:
     """What is published, as pages to read without Jupyter and without a network: outputs/report/index.html with the
     results table and every figure, and a page for each notebook."""
@@ -93,9 +86,8 @@ def write_pages(root: Path = ROOT) -> Path:
         shutil.copytree(root / "outputs" / stem, folder / stem)
         notebook = nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4)
         write_html(notebook, folder / "notebooks" / f"{stem}.html")
-    rows = {stem: {"notebook": stem, "minutes": "", "failed": False, **row} for stem, row in summaries.items()}
     machines = {row.get("made_with", {}).get("machine", "") for row in summaries.values()}
-    return write_page(folder, f"published on the full MNIST; {', '.join(sorted(machines))}", rows)
+    return write_page(folder, f"published on the full MNIST; {', '.join(sorted(machines))}", summaries)
 
 
 def problems(root: Path = ROOT) -> list[str]:
@@ -120,7 +112,7 @@ def problems(root: Path = ROOT) -> list[str]:
             path.name for path in folder.glob(SCREENSHOTS)
         }:
             found.append(f"{stem}: other figures than summary.json names")
-        if summary["answer"] not in "".join(_text(cell) for cell in _cells(notebook)):
+        if summary["answer"] not in "".join(_text(cell) for cell in code_cells(notebook)):
             found.append(f"{stem}: the notebook does not give the published answer")
         rows = published_runs(folder)
         try:

@@ -43,14 +43,14 @@ def run_series(names: Sequence[str] = ()) -> int:
     dataset = load_dataset(wanted).name
     folder = local_dir(dataset)
     if wanted != "mnist":
-        paths = [path for path in paths if KNOB.search(_code(path))]
+        paths = [path for path in paths if any(KNOB.search("".join(cell["source"])) for cell in code_cells(path))]
     print(f"{len(paths)} notebook{'s' * (len(paths) > 1)} on {dataset} at {scale().name} scale; results go to {folder}")
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows)}")
         rows.append(_execute(path, folder, wanted))
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
-    page = write_page(folder, line, {**_earlier(folder), **{row["notebook"]: row for row in rows}})
+    page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
     print("\n" + table.to_string(index=False, max_colwidth=100, justify="left"))
     print(f"\nOpen {page.as_uri()}")
@@ -76,15 +76,15 @@ def _find(name: str) -> Path:
     return path
 
 
-def _code(path: Path) -> str:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+def code_cells(notebook: Path) -> list[dict[str, Any]]:
+    """A notebook's code cells as its file has them."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows of the results table for the notebooks that were executed before."""
-    summaries = {path.parent.name: read_summary(path.parent) for path in folder.glob("[0-9]*/summary.json")}
-    return {name: {"notebook": name, "minutes": "", "failed": False, **row} for name, row in summaries.items()}
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The summaries in a folder of results, by notebook."""
+    return {path.parent.name: read_summary(path.parent) for path in sorted(folder.glob("[0-9]*/summary.json"))}
 
 
 def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
@@ -149,8 +149,7 @@ def code_and_outputs(notebook: Path) -> str:
     """The SHA-256 sum of a notebook's code and outputs (its prose may be mended); "" where there is none."""
     if not notebook.exists():
         return ""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = [(cell["source"], cell["outputs"]) for cell in cells if cell["cell_type"] == "code"]
+    code = [(cell["source"], cell["outputs"]) for cell in code_cells(notebook)]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
@@ -205,9 +204,9 @@ def write_page(folder: Path, line: str, rows: Mapping[str, Mapping[str, Any]]) -
     lines, pictures = [], []
     for name, row in sorted(rows.items()):
         link = f'<a href="notebooks/{name}.html">{name}</a>'
-        state = ' class="failed"' if row["failed"] else ""
+        state = ' class="failed"' if row.get("failed") else ""
         question, answer = html.escape(row["question"]), html.escape(row["answer"])
-        lines.append(f"<tr><td>{link}<td>{question}<td{state}>{answer}<td class=n>{row['minutes']}</tr>")
+        lines.append(f"<tr><td>{link}<td>{question}<td{state}>{answer}<td class=n>{row.get('minutes', '')}</tr>")
         for figure in row["figures"]:
             caption = f"{link}: {html.escape(figure.replace('_', ' '))}"
             picture = f'<img src="{name}/{figure}.png" alt="{html.escape(figure)}">'

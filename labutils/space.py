@@ -63,7 +63,7 @@ class Space:
 
     def encode(self, images: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
         """images (N,1,28,28), for a conditional_vae one label or (N,) → codes (N,latent_dim)."""
-        return encode_images(self.model, images, None if y is None else torch.as_tensor(y).expand(len(images)))
+        return encode_images(self.model, images, y)
 
     @cached_property
     def test_z(self) -> torch.Tensor:

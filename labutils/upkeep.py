@@ -139,18 +139,15 @@ def tidy() -> None:
             remove([path])
 
 
-def remove(paths: Iterable[Path], *, verify: bool = False) -> None:
+def remove(paths: Iterable[Path]) -> None:
     """Delete files and folders of the store, each out of sight first: nobody reads half a run. A run that is whole and
     of today when it comes to that stays: another process has trained it again since it was found to be of no use.
-
-    Args:
-        verify: whether reading every byte showed that it was damaged.
     """
     for path in paths:
         gone = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
         with suppress(FileNotFoundError):  # another process was faster
             path.rename(gone)
-            if RUN.fullmatch(path.name) and _state_of_run(gone, verify, path.name)["state"] == "ok":
+            if RUN.fullmatch(path.name) and _state_of_run(gone, True, path.name)["state"] == "ok":
                 with suppress(OSError):  # or faster still, and there is another one
                     gone.rename(path)
                     continue
