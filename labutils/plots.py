@@ -10,7 +10,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from labutils.pictures import tile
 
@@ -295,18 +298,35 @@ def plot_pareto(
         ax.set_visible(False)
     for ax, cost in zip(axes.flat, costs, strict=False):
         front = table[table[f"on front: {cost}"]].sort_values(cost)
-        ax.step(front[cost], front["mean"], where="post", color="#999999", linewidth=1, zorder=0)
-        for name, row in table.iterrows():
-            colour = DIGIT_COLOURS[3] if name in highlight else DIGIT_COLOURS[0] if name in front.index else "#999999"
-            bars = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-            ax.errorbar(row[cost], row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
-            if name in front.index or name in highlight:
-                ax.annotate(str(name), (row[cost], row["mean"]), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        ax.step(front[cost], front["mean"], where="post", color="#bbbbbb", linewidth=1, zorder=0)
         ax.set(xlabel=cost, ylabel=ylabel, xscale="log", yscale="log")
         _plain_log(ax.yaxis)
         _plain_log(ax.xaxis, ",.0f", minor="25")
         ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.12)
+        labels = []
+        for name, row in table.sort_values("mean", ascending=False).iterrows():
+            colour = DIGIT_COLOURS[3] if name in highlight else DIGIT_COLOURS[0] if name in front.index else "#777777"
+            bars = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            ax.errorbar(row[cost], row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
+            labels.append(ax.annotate(
+                str(name), (row[cost], row["mean"]), xytext=(5, 2), textcoords="offset points", fontsize=7,
+                color=colour, path_effects=[withStroke(linewidth=2, foreground="white")],
+            ))  # fmt: skip
+        fig.draw_without_rendering()  # the axes get their limits and places here
+        _below_each_other(ax, labels)
     return fig
+
+
+def _below_each_other(ax: Axes, labels: Sequence[Annotation]) -> None:
+    """Move each label down until it touches no point and no label before it."""
+    points = [ax.transData.transform(label.xy) for label in labels]
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
+    for label in labels:
+        while any(label.get_window_extent().overlaps(box) for box in taken):
+            x, y = label.xyann
+            label.xyann = (x, y - 1)
+        taken.append(label.get_window_extent())
 
 
 def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
