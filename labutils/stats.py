@@ -1,11 +1,14 @@
 """Statistics of tables of runs: intervals, paired comparisons, floors and costs side by side."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from labutils.config import Config
 
 
 def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -19,14 +22,18 @@ def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     return df
 
 
-def summarize(df: pd.DataFrame, by: str | Sequence[str], metric: str = "test_mse") -> pd.DataFrame:
+def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: str = "test_mse") -> pd.DataFrame:
     """Mean, standard deviation, 95 % t-interval of the mean, and n of a metric for each value of a column (or columns).
 
+    Without `by` a row is a configuration: every field of Config in which these runs differ, the seed apart.
     With one run the interval is NaN: one run says nothing about the next. Failed runs are left out, with a warning.
     """
     from scipy import stats
 
     df = _without_failed(df, metric)
+    if by is None:
+        fields = [field.name for field in dataclasses.fields(Config) if field.name != "seed" and field.name in df]
+        by = [name for name in fields if df[name].astype(str).nunique() > 1] or ["model"]
     by = by if isinstance(by, str) else list(by)
     table = (
         df.groupby(by, sort=False, dropna=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})

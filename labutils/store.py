@@ -417,7 +417,7 @@ def _plain(config: Config) -> dict[str, Any]:
 def stored_runs() -> pd.DataFrame:
     """Every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
 
-    `summarize(stored_runs(), by=[…])` is a leaderboard. Only the small files are read and verified, no weights.
+    `summarize(stored_runs())` is a leaderboard. Only the small files are read and verified, no weights.
     """
     rows = []
     for path in run_folders():
