@@ -379,7 +379,9 @@ def _runs(options: argparse.Namespace) -> int:
         # of a config what tells one run from another
         differ = [name for name in table.columns[5:] if table[name].astype(str).nunique() > 1]
         shown = table[["name", "state", "bytes", "days", *differ, "note"]]
-        print(shown.to_string(index=False, na_rep="", float_format="{:.3g}".format, max_colwidth=100))
+        formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
+        print(shown.to_string(
+            index=False, na_rep="", formatters=formats, float_format="{:.3g}".format, max_colwidth=100))  # fmt: skip
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.prune and options.yes:
         remove(runs_dir() / name for name in table["name"])
