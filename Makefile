@@ -28,7 +28,7 @@ lab: $(READY)            ## open the notebooks, as copies of your own: saving on
 
 publish: $(READY)        ## replace the committed results by those of a full run on the full MNIST
 	rm -rf outputs/local/mnist-full
-	LABUTILS_SCALE=full LABUTILS_OUTPUTS= $(BIN)/python -m labutils run
+	LABUTILS_SCALE=full LABUTILS_OUTPUTS= LABUTILS_DATASET= $(BIN)/python -m labutils run
 	$(BIN)/python -m labutils publish
 
 $(READY): requirements.txt

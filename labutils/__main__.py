@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store.add_argument("wanted", nargs="*", metavar="FIELD=VALUE", help="only what has it: latent_dim=8 state=damaged")
     store.add_argument("--verify", action="store_true", help="read every byte, the weights too")
     store.add_argument(
-        "--prune", action="store_true", help="name what is damaged, abandoned or made by other code; with --yes delete"
+        "--prune",
+        action="store_true",
+        help="name what is damaged, set aside, abandoned or of other code; with --yes delete",
     )
     store.add_argument("--yes", action="store_true", help="with --prune: delete it")
     store.set_defaults(function=_runs)
@@ -83,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"stopped: {error}; the same command goes on after what is finished", file=sys.stderr)
+        epochs_shown = getattr(options, "gallery", None) or getattr(options, "tensorboard", None)
+        again = "begins this run again" if epochs_shown else "goes on after what is finished"
+        print(f"stopped{f': {error}' * bool(str(error))}; the same command {again}", file=sys.stderr)
         return 130
 
 
@@ -97,19 +101,23 @@ def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: st
             models == ("classifier",) and f.name in ("model", "encoder")
         ):
             continue
-        flag, help = "--" + f.name.replace("_", "-"), f"{f.metadata['help']} ({f.default})".replace("%", "%%")
+        value = getattr(BASES[base], f.name)
+        shown = "by --mode" if models == ("classifier",) and f.name in ("head", "encoder_lr") else value
+        shown = ",".join(map(str, value)) if f.name == "filters" else shown
+        flag = "--" + f.name.replace("_", "-")
+        help = (f.metadata["help"] + ("" if shown in ("", None) else f" ({shown})")).replace("%", "%%")
         if isinstance(f.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
         elif f.metadata["choices"]:
             parser.add_argument(flag, choices=f.metadata["choices"], help=help)
         elif f.name == "filters":
-            parser.add_argument(flag, type=_widths, metavar="N,N,…", help=help.replace("(", "").replace(")", ""))
+            parser.add_argument(flag, type=_widths, metavar="N,N,…", help=help)
         else:
             kind = str if isinstance(f.default, str) else float if isinstance(f.default, float) else int
             parser.add_argument(flag, type=kind, metavar="NAME" if kind is str else "N", help=help)
     parser.add_argument("--save-plots", action="store_true", help="write training curves and results as PNG")
     parser.add_argument(
-        "--plot-dir", type=Path, default=Path("outputs/local/plots"), metavar="DIR", help="where to (%(default)s)"
+        "--plot-dir", type=Path, default=outputs_dir() / "local" / "plots", metavar="DIR", help="where to (%(default)s)"
     )
     parser.add_argument(
         "--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as one safetensors file"
@@ -128,7 +136,11 @@ def _add_inference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--model", default="vae16", metavar="NAME", help="published weights, a run, or a weights file (%(default)s)"
     )
     shared.add_argument(
-        "--output", type=Path, default=Path("outputs/local/inference"), metavar="DIR", help="where to (%(default)s)"
+        "--output",
+        type=Path,
+        default=outputs_dir() / "local" / "inference",
+        metavar="DIR",
+        help="where to (%(default)s)",
     )
     digit = "a picture of a digit, or the index of a test image"
     parsers = {

@@ -155,7 +155,7 @@ def export_html(
         "colours": list(DIGIT_COLOURS), "measure": space.measure, "order": list(space.order),
         "importance": [float(v) for v in space.importance], "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "extent": projection.extent, "linear": projection.linear,
-        "method": projection.method, "neighbours": NEIGHBOURS, "test_index": index.tolist(),
+        "neighbours": NEIGHBOURS, "test_index": index.tolist(),
     }  # fmt: skip
     binary = {
         "weights": weights, "z": _float32(projection.z), "xy": projection.xy.tobytes(),

@@ -7,7 +7,8 @@ const SIDE = 140, MARGIN = 14;
 /** Draw a map into `root`.
  *  data: {xy: Float32Array (N·2), labels: Uint8Array (N), names, colours, extent: [x0, x1, y0, y1],
  *         atlas: URL of a PNG of grid × grid pictures, first row at y1, grid, width, height}
- *  on: {hover(x, y), click(index)}; hover may return a canvas or a promise of nothing. Returns {show(url), select(i)}. */
+ *  on: {hover(x, y), click(index)}; where there is no hover, or it returns false, the atlas answers.
+ *  Returns {show(url), say(words), select(i)}. */
 export function latentMap(root, data, on = {}) {
   const { xy, labels, colours, names, extent: [x0, x1, y0, y1], grid, width = 600, height = 440 } = data;
   root.innerHTML = "";
@@ -78,7 +79,7 @@ export function latentMap(root, data, on = {}) {
     if (cursor) ring(cursor[0], cursor[1], 4, "#444");
   };
 
-  const nearest = (u, v, within = 1e9) => {
+  const nearest = (u, v, within) => {
     let best = -1, least = within * within;
     for (let i = 0; i < labels.length; i++) {
       const d = (px(xy[2 * i]) - u) ** 2 + (py(xy[2 * i + 1]) - v) ** 2;
@@ -125,8 +126,6 @@ export function latentMap(root, data, on = {}) {
     show: (url) => { picture.src = url; },
     say: (words) => { text.textContent = words; },
     select: (i) => { selected = i; draw(); },
-    place: (i) => { const box = canvas.getBoundingClientRect(); return [box.left + px(xy[2 * i]), box.top + py(xy[2 * i + 1])]; },
-    canvas,
   };
 }
 

@@ -41,6 +41,8 @@ class Projection:
             raise ValueError(f"method={method!r} must be one of {', '.join(METHODS)}")
         if method == "codes" and z.shape[1] != 2:
             raise ValueError(f"method='codes' draws codes of two units as they are, and these have {z.shape[1]}")
+        if z.shape[1] < 2:
+            raise ValueError("a code of one unit has no map: take a model with two units or more")
         self.z, self.method = z, method
         self.xy = (z.numpy() if method == "codes" else project(z, method)).astype(np.float32)
         # the inverse of a linear projection, other directions at their mean, is a least-squares fit of z to (x, y, 1)

@@ -126,7 +126,7 @@ def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
 
 def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> dict[str, float]:
     """A VAE's terms on a split: neg_elbo = bce_sampled + kl in nats an image, mse_sampled per pixel (a code drawn from
-    q(z|x) is decoded), and active_units, those whose mu varies by more than 0.01 over the images (Burda et al. 2016,
+    q(z|x) is decoded), and active_units, those whose mu has a variance above 0.01 over the images (Burda et al. 2016,
     section 5.2)."""
     terms = evaluate(model, objective, split)
     mus, squares = [], 0.0

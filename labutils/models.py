@@ -1,4 +1,5 @@
-"""The models. Every one has `encode(x) -> z` and `decode(z) -> x_hat`, so that nobody has to ask which one it is."""
+"""The models. All have `encode(x) -> z`, and all but the classifier `decode(z) -> x_hat`: nobody has to ask which one
+it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -187,6 +187,8 @@ def random_digits(
     model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, method: str = "gaussian", n: int = 60
 ) -> Panel:
     """What does it dream? A grid of pictures decoded from random codes, for each way to draw them (see Space.draw)."""
+    if not 1 <= n <= POOL:
+        raise ValueError(f"n={n} must be from 1 to {POOL}")
     space = latent_space(model, data)
     sampler = choice(RANDOM, method, "codes from")
     digits = [(name, label) for label, name in enumerate(class_names(space.data.name))]

@@ -142,6 +142,10 @@ def _plain_log(axis: Axis, form: str = "g", minor: str | None = None) -> None:
     axis.set_tick_params(which="both", labelsize=8)
 
 
+def _colour(i: int) -> str:
+    return DIGIT_COLOURS[i % len(DIGIT_COLOURS)]
+
+
 def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, float], metric: str = "mse") -> Figure:
     """Training (dashed) and validation error against the epoch for each history, and the floors as lines."""
     fig, axes = figure(8.5, 3.6)
@@ -151,13 +155,11 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
             history["epoch"],
             history[f"train_{metric}"],
             "--",
-            color=DIGIT_COLOURS[i],
+            color=_colour(i),
             alpha=0.6,
             label=f"{name}, training",
         )
-        ax.plot(
-            history["epoch"], history[f"val_{metric}"], "o-", color=DIGIT_COLOURS[i], ms=3, label=f"{name}, validation"
-        )
+        ax.plot(history["epoch"], history[f"val_{metric}"], "o-", color=_colour(i), ms=3, label=f"{name}, validation")
     _draw_floors(ax, floors)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="mse per pixel" if metric == "mse" else metric, yscale="log")
@@ -189,7 +191,7 @@ def plot_curves(
         x, y = table.iloc[:, 0], table.iloc[:, 1]
         bars = [y - table["low"], table["high"] - y] if "low" in table else None
         style = "-" if len(table) > 30 else "o-"
-        ax.errorbar(x, y, bars, fmt=style, ms=4, capsize=3, color=DIGIT_COLOURS[i % len(DIGIT_COLOURS)], label=name)
+        ax.errorbar(x, y, bars, fmt=style, ms=4, capsize=3, color=_colour(i), label=name)
     _draw_floors(ax, lines or {})
     ax.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
@@ -269,7 +271,7 @@ def plot_comparisons(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for i, (name, table) in enumerate(tables.items()):
         at = np.arange(len(table)) + 0.24 * (i - (len(tables) - 1) / 2)
         bars = [table["percent"] - table["percent_low"], table["percent_high"] - table["percent"]]
-        ax.errorbar(table["percent"], at, xerr=bars, fmt="o", ms=5, capsize=3, color=DIGIT_COLOURS[i], label=name)
+        ax.errorbar(table["percent"], at, xerr=bars, fmt="o", ms=5, capsize=3, color=_colour(i), label=name)
     ax.axvline(0, color="#555555", linewidth=1)
     ax.set(
         yticks=np.arange(len(first)), ylim=(len(first) - 0.5, -0.5), xlabel="difference to the baseline, % of its mean"
@@ -349,7 +351,7 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
             width * 0.92,
             yerr=sem,
             label=model,
-            color=DIGIT_COLOURS[i],
+            color=_colour(i),
             error_kw={"lw": 1},
         )
     ax.set_xticks(range(len(names)), names)
@@ -398,7 +400,7 @@ def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndar
         x = np.array([sure[name][part].mean() for part in parts])
         y = np.array([right[name][part].mean() for part in parts])
         error = np.array([right[name][part].std() / len(part) ** 0.5 for part in parts])
-        ax.errorbar(x, y, error, fmt="o-", ms=4, capsize=2, color=DIGIT_COLOURS[i], label=name)
+        ax.errorbar(x, y, error, fmt="o-", ms=4, capsize=2, color=_colour(i), label=name)
     start = min(ax.get_xlim()[0], ax.get_ylim()[0])
     ax.plot([start, 1], [start, 1], color="#555555", linestyle=":", linewidth=1)
     ax.set(xlabel="confidence", ylabel="accuracy")
@@ -412,7 +414,7 @@ def plot_projections(projections: Mapping[str, np.ndarray], labels: np.ndarray, 
     fig, axes = figure(4 * len(projections), 4.4, 1, len(projections))
     for ax, (title, xy) in zip(axes[0], projections.items(), strict=True):
         for c, name in enumerate(names):
-            ax.scatter(*xy[labels == c].T, s=5, color=DIGIT_COLOURS[c], alpha=0.6, linewidths=0, label=name)
+            ax.scatter(*xy[labels == c].T, s=5, color=_colour(c), alpha=0.6, linewidths=0, label=name)
         ax.set(title=title, xticks=[], yticks=[])
     handles, texts = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, texts, loc="outside lower center", ncols=len(names), frameon=False, markerscale=3, fontsize=8,

@@ -21,7 +21,7 @@ from labutils.runs import run
 from labutils.store import UNREADABLE, Run, RunError
 from labutils.sweeps import sweep
 
-# what `python -m labutils pretrain` trains; epochs as in the notebooks
+# what `python -m labutils pretrain` trains
 PRETRAINED = {
     "ae12": COMPACT,
     "ae32": replace(BASELINE, epochs=10),

@@ -48,7 +48,8 @@ def run(
 
     Raises:
         DataError, TrainingDiverged, TrainingInterrupted, ValueError: see `load_dataset` and `fit`.
-        OSError: the store cannot be written, or the disk is full. What was finished before stays as it was.
+        RunError: the encoder to start from is not in the store.
+        OSError: the store cannot be read or written, or the disk is full. What was finished before stays as it was.
     """
     data = load_dataset(config.dataset)
     config = resolved(config, data)

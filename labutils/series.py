@@ -36,7 +36,7 @@ def run_series(names: Sequence[str] = ()) -> int:
         The number of notebooks that failed; each leaves its copy, executed as far as it came.
 
     Raises:
-        ValueError: there is no such notebook; nothing has run then.
+        ValueError: there is no such notebook, or none that LABUTILS_DATASET is for; nothing has run then.
     """
     paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     wanted = os.environ.get("LABUTILS_DATASET") or "mnist"
@@ -44,6 +44,8 @@ def run_series(names: Sequence[str] = ()) -> int:
     folder = local_dir(dataset)
     if wanted != "mnist":
         paths = [path for path in paths if any(KNOB.search("".join(cell["source"])) for cell in code_cells(path))]
+        if not paths:
+            raise ValueError(f"{', '.join(names)}: about two data sets, LABUTILS_DATASET={wanted} cannot choose one")
     print(f"{len(paths)} notebook{'s' * (len(paths) > 1)} on {dataset} at {scale().name} scale; results go to {folder}")
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
@@ -83,8 +85,9 @@ def code_cells(notebook: Path) -> list[dict[str, Any]]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The summaries in a folder of results, by notebook."""
-    return {path.parent.name: read_summary(path.parent) for path in sorted(folder.glob("[0-9]*/summary.json"))}
+    """The summaries in a folder of results, by notebook; torn ones are left out, with a warning."""
+    found = {path.parent.name: read_summary(path.parent) for path in sorted(folder.glob("[0-9]*/summary.json"))}
+    return {stem: summary for stem, summary in found.items() if summary}
 
 
 def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Space:
         return self._pools[key]
 
     def fitted(self, method: str, n: int, seed: int = 0, label: int = 0) -> torch.Tensor:
-        """(n,latent_dim) random codes of latent.SAMPLERS, or "of a class", fitted to the known codes."""
+        """(n,latent_dim) random codes, fitted to the known codes: latent.SAMPLERS but for "prior", and "of a class"."""
         mine = torch.ones(len(self.z), dtype=torch.bool)
         if method == "of a class":
             method, mine = "gaussian", self.known.labels == label

@@ -1,4 +1,4 @@
-"""Statistics of tables of runs: intervals, paired comparisons, floors and costs side by side."""
+"""Statistics of tables of runs: intervals, paired comparisons, effects beside costs, Pareto fronts."""
 
 import dataclasses
 import warnings
@@ -25,23 +25,29 @@ def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
 def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: str = "test_mse") -> pd.DataFrame:
     """Mean, standard deviation, 95 % t-interval of the mean, and n of a metric for each value of a column (or columns).
 
-    Without `by` a row is a configuration: every field of Config in which these runs differ, the seed apart.
+    Without `by` it is a leaderboard: a row for each configuration that has the metric, told apart by every field of
+    Config in which they differ, the seed apart; the best first.
     With one run the interval is NaN: one run says nothing about the next. Failed runs are left out, with a warning.
     """
     from scipy import stats
 
     df = _without_failed(df, metric)
-    if by is None:
+    if leaderboard := by is None:
+        df = df[df[metric].notna()] if metric in df else pd.DataFrame(columns=["model", metric], dtype=float)
         fields = [field.name for field in dataclasses.fields(Config) if field.name != "seed" and field.name in df]
         by = [name for name in fields if df[name].astype(str).nunique() > 1] or ["model"]
-    by = by if isinstance(by, str) else list(by)
+    by = by if isinstance(by, str) else list(by or ())
     table = (
         df.groupby(by, sort=False, dropna=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
     )
     half = stats.t.ppf(0.975, (table["n"] - 1).where(table["n"] > 1)) * table["std"] / np.sqrt(table["n"])
     table.insert(2, "low", table["mean"] - half)
     table.insert(3, "high", table["mean"] + half)
-    return table
+    return table.sort_values("mean", ascending=not _higher_is_better(metric)) if leaderboard else table
+
+
+def _higher_is_better(metric: str) -> bool:
+    return metric.endswith(("psnr", "ssim", "accuracy", "images_per_second"))
 
 
 def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
@@ -70,7 +76,6 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     if baseline not in values:
         raise ValueError(f"baseline={baseline!r} is not among the values of {factor}: {values}")
     others = [value for value in values if value != baseline]
-    higher_is_better = metric.endswith(("psnr", "ssim", "accuracy", "images_per_second"))
     rows = []
     for value in others:
         d = (by_seed[value] - by_seed[baseline]).dropna()
@@ -80,7 +85,7 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
         low, high = d.mean() - half, d.mean() + half
         verdict = f"not resolved at n = {len(d)}"
         if low > 0 or high < 0:
-            verdict = "better" if (low > 0) == higher_is_better else "worse"
+            verdict = "better" if (low > 0) == _higher_is_better(metric) else "worse"
         percent = 100 / by_seed[baseline].mean()
         rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent * d.mean(),
                      "percent_low": percent * low, "percent_high": percent * high,

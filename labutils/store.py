@@ -121,7 +121,7 @@ def read_run(path: Path, key: str | None = None) -> Run:
     file = path / "model.safetensors"
     try:
         stored = manifest["files"][file.name]
-        config, model = read_model(file, stored["sha256"] if isinstance(stored, dict) else "none")
+        config, model = read_model(file, (isinstance(stored, dict) and stored.get("sha256")) or "none")
         if config != content["config.json"]:
             raise ValueError("the weights are those of another config")
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Tables of runs: `sweep` makes one of any configs, `ablate` varies one field over several seeds."""
 
 import ast
+import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -84,6 +85,7 @@ def ablate(
     """
     if factor not in Config.__dataclass_fields__ or factor == "seed":
         raise ValueError(f"factor={factor!r} must be a field of Config other than seed")
+    values = list(values)
     if not values or seeds < 1:
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
     limits = scale()
@@ -106,5 +108,6 @@ def config_of(row: Mapping[str, Any]) -> Config:
     if not {"model", "filters", "dataset"} <= set(row.keys()):
         raise ValueError("this row is not that of a run: it lacks fields of Config such as model and filters")
     values = {f.name: row[f.name] for f in fields(Config) if f.name in row}
-    values |= {n: "" for n, v in values.items() if Config.__dataclass_fields__[n].default == "" and pd.isna(v)}  # CSV
+    # NaN is how a table holds "" and None
+    values = {name: value for name, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
     return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})

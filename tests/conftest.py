@@ -27,8 +27,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setenv("LABUTILS_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
-        patch.delenv("LABUTILS_SCALE", raising=False)
-        patch.delenv("LABUTILS_DATA", raising=False)
+        for name in ("LABUTILS_DATA", "LABUTILS_DATASET", "LABUTILS_SCALE"):
+            patch.delenv(name, raising=False)
         yield
 
 
@@ -36,6 +36,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def fresh_download() -> None:
     """A process attempts a download once; each test is to see its own attempt."""
     data._download.cache_clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty run store of the test's own."""
+    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
+    return tmp_path / "runs"
 
 
 @pytest.fixture(scope="session")

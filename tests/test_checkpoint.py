@@ -37,12 +37,6 @@ KINDS = {
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    return tmp_path / "runs"
-
-
-@pytest.fixture
 def interrupt(monkeypatch):
     """interrupt(after=2) has the next trainings end with Ctrl-C once so many epochs are kept; None: no more."""
     save = Checkpoint.save

@@ -143,6 +143,7 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
         (["reconstruct", "99999", "--model", "CHECKPOINT"], "99999"),
         (["interpolate", "1", "nowhere.png", "--model", "CHECKPOINT"], "nowhere.png"),
         (["generate", "--method", "vamp", "--model", "CHECKPOINT"], "vamp"),
+        (["generate", "--method", "of a class", "--model", "CHECKPOINT"], "of a class"),
         (["generate", "--label", "3", "--model", "CHECKPOINT"], "--label 3 means nothing"),
         (["interpolate", "three", "1", "--model", "CHECKPOINT"], "no picture 'three'"),
     ],

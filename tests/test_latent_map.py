@@ -137,6 +137,11 @@ def test_an_impossible_projection_is_refused(space, method, reason):
         LatentMap(space, method=method)
 
 
+def test_a_code_of_one_unit_has_no_map():
+    with pytest.raises(ValueError, match="two units or more"):
+        Projection(torch.rand(20, 1), "pca")
+
+
 def test_a_closed_map_leaves_nothing(space):
     before = len(ipywidgets_widget._instances)
     LatentMap(space, n=50).close()

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from labutils import Config
+from labutils import CLASSIFIER, Config
 from labutils.__main__ import main
 
 SMALL = [
@@ -46,6 +46,16 @@ def test_help_shows_every_field_with_its_meaning(capsys):
     for f in fields(Config):
         assert "--" + f.name.replace("_", "-") in text
         assert f.metadata["help"].split(":")[0].split(" (")[0][:25] in text
+
+
+def test_help_shows_the_defaults_of_the_command_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"({CLASSIFIER.batch_size})" in text
+    assert f"({CLASSIFIER.label_smoothing})" in text
+    assert f"({','.join(map(str, CLASSIFIER.filters))})" in text
+    assert "(None)" not in text
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,19 @@
 
 import ast
 import json
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from labutils.config import ROOT
+from labutils.series import code_cells
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PUBLISHED = ROOT / "outputs"
 
 
-def code_cells(path):
-    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_thin_checks_itself_and_carries_no_machine(path):
-    cells = code_cells(path)
+    cells = ["".join(cell["source"]) for cell in code_cells(path)]
     tree = ast.parse("\n".join(cells))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree)), "every claim is a check that can fail"
@@ -32,9 +29,8 @@ def test_notebook_is_thin_checks_itself_and_carries_no_machine(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_all_there_in_order_or_all_absent(path):
-    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-    counts = [c["execution_count"] for c in cells]
-    assert counts in ([None] * len(cells), list(range(1, len(cells) + 1)))
+    counts = [cell["execution_count"] for cell in code_cells(path)]
+    assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if (PUBLISHED / p.stem).exists()], ids=lambda path: path.stem)
@@ -46,5 +42,5 @@ def test_the_front_page_says_what_the_published_results_say(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_cell_has_a_text_that_nobody_sees(path):
     for cell in code_cells(path):
-        *statements, _ = ast.parse(cell).body
+        *statements, _ = ast.parse("".join(cell["source"])).body
         assert not [s for s in statements if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)]

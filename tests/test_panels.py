@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ipywidgets import HBox, Image, VBox
+from ipywidgets import Image, VBox
 from ipywidgets.widgets import widget as ipywidgets_widget
 from PIL import Image as Picture
 from test_widgets import TINY, message, trained_like
@@ -201,4 +201,3 @@ def test_closed_panels_leave_nothing(space):
             panel.update()
         panel.close()
     assert len(ipywidgets_widget._instances) == before
-    HBox().close()

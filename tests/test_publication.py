@@ -90,6 +90,10 @@ def test_a_torn_summary_is_nothing_to_stumble_over(lab):
     file.write_text(file.read_text()[:30])
     with pytest.warns(UserWarning, match="no summary"):
         assert read_summary(file.parent) == {}
+    with pytest.warns(UserWarning, match="no summary"):
+        assert published(lab) == {}
+    with pytest.warns(UserWarning, match="no summary"):
+        assert write_pages(lab).is_file()
 
 
 def test_a_table_of_another_days_config_is_a_line(lab):

@@ -32,12 +32,6 @@ def equal(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    return tmp_path / "runs"
-
-
 @pytest.fixture(scope="module")
 def stored():
     return run(TINY, progress=False)
@@ -257,6 +251,18 @@ def test_a_row_of_a_published_table_is_run_again_bit_by_bit(store, tmp_path, mon
         again = run(sweeps.config_of(row), progress=False)
         assert again.metrics["test_mse"] == pytest.approx(row["test_mse"], rel=1e-12)
         assert again.path.name == row["run"]
+
+
+def test_a_row_of_a_run_that_failed_beside_others_is_a_config(store):
+    config = replace(TINY, n_train=None)
+    rows = [{**config.to_dict(), "filters": str(config.filters), "n_train": n} for n in (4000, None)]
+    good, failed = (row for _, row in pd.DataFrame(rows).iterrows())
+    assert sweeps.config_of(good) == replace(config, n_train=4000)
+    assert sweeps.config_of(failed) == config
+
+
+def test_ablate_takes_an_array(store):
+    assert ablate("lr", np.geomspace(1e-3, 1e-2, 2), base=TINY, seeds=1)["lr"].tolist() == pytest.approx([1e-3, 1e-2])
 
 
 def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):

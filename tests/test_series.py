@@ -138,6 +138,12 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
     assert series_module._remaining(paths, done) == ""
 
 
+def test_a_notebook_without_the_knob_is_refused_on_other_images(series, monkeypatch):
+    monkeypatch.setenv("LABUTILS_DATASET", "fashion_mnist")
+    with pytest.raises(ValueError, match="00_ok: about two data sets"):
+        run_series(["00_ok"])
+
+
 def test_an_unknown_notebook_is_refused_before_anything_runs(series):
     with pytest.raises(ValueError, match="there are 00_ok, 01_bad"):
         run_series(["00_ok", "02_none"])

@@ -61,7 +61,7 @@ def test_intervals_cover_what_they_promise():
 @pytest.mark.parametrize(("a", "b"), [("a", "b"), (False, True), (3, 2)])
 def test_effects_put_costs_beside_intervals(a, b):
     df = table({a: [1.0, 2.0, 3.0], b: [1.5, 2.6, 3.4]})
-    for i, name in enumerate(("n_params", "macs", "code_bytes", "seconds", "latency_ms", "batch_latency_ms")):
+    for i, name in enumerate(("n_params", "macs", "code_bytes")):
         df[name] = np.where(df["f"] == a, i, 2 * i)
     result = effects(df, "f", baseline=a)
     assert result["verdict"].tolist()[0] == "baseline"
@@ -69,6 +69,22 @@ def test_effects_put_costs_beside_intervals(a, b):
     assert [row["mean"], row.percent, row.macs] == pytest.approx([2.5, 25.0, 2])
     paired = compare(df, "f", baseline=a).loc[b]
     assert [row.percent_low, row.percent_high] == pytest.approx([100 * paired.low / 2, 100 * paired.high / 2])
+
+
+def test_a_leaderboard_has_the_best_first_and_no_row_without_the_metric():
+    df = pd.DataFrame({
+        "model": ["cae", "cae", "cae", "classifier", "cae"],
+        "latent_dim": [2, 2, 8, 8, 8], "n_train": [9, 9, 9, 9, np.nan],
+        "test_mse": [3.0, 4.0, 1.0, np.nan, np.nan], "test_accuracy": [np.nan] * 3 + [0.9, np.nan],
+        "error": ["", "", "", "", "failed"],
+    })  # fmt: skip
+    with pytest.warns(UserWarning, match="1 of 5"):
+        board = summarize(df)
+    assert board.index.tolist() == [8, 2]
+    assert board["n"].tolist() == [1, 2]
+    with pytest.warns(UserWarning, match="1 of 5"):
+        assert summarize(df, metric="test_accuracy").index.tolist() == ["classifier"]
+    assert summarize(pd.DataFrame()).empty
 
 
 def test_pareto_front_by_hand():

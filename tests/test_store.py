@@ -42,7 +42,7 @@ def damage(content: bytes, how: str, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def beginning() -> tuple:
+def beginning():
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4))
     training = _beginning(model, Config(optimizer="muon", device="cpu"), 10, torch.device("cpu"))
     model(torch.rand(5, 4)).sum().backward()
@@ -201,6 +201,11 @@ def numbers_for_files(path):
     forge(path, {}, {"files": dict.fromkeys(FILES, 5)})
 
 
+def no_sum(path):
+    manifest = json.loads((path / "MANIFEST.json").read_bytes())
+    forge(path, {}, {"files": {**manifest["files"], "model.safetensors": {}}})
+
+
 def a_list_of_versions(path):
     forge(path, {}, {"versions": ["torch", 3], "scale": {"deep": [1]}})
 
@@ -212,7 +217,9 @@ def a_list_for_an_encoder(path):
 
 HOSTILE = [a_way_out, a_link_that_leads_out, unknown_fields, missing_fields, a_size_of_a_terabyte, a_pickle,
            lists_without_end, text_for_numbers, an_empty_origin, numbers_for_files, a_list_of_versions,
-           a_list_for_an_encoder]  # fmt: skip
+           a_list_for_an_encoder, no_sum]  # fmt: skip
+
+OF_THE_WEIGHTS = (a_size_of_a_terabyte, a_pickle, no_sum)
 
 
 def test_hostile_runs_are_refused(pair, tmp_path, monkeypatch, counted):
@@ -228,13 +235,13 @@ def test_hostile_runs_are_refused(pair, tmp_path, monkeypatch, counted):
             load_run(path)
         assert len(str(error.value)) < 1000
         assert sorted(str(p) for p in tmp_path.rglob("*")) == before  # nothing is written
-        if make not in (a_size_of_a_terabyte, a_pickle):  # a leaderboard reads no weights
+        if make not in OF_THE_WEIGHTS:  # a leaderboard reads no weights
             with pytest.raises(RunError):
                 stored_row(path)
         (tmp_path / "outputs" / "runs").mkdir(parents=True)
         path.rename(tmp_path / "outputs" / "runs" / path.name)
         assert len(survey(verify=True)) == 1  # and no table stumbles over it
-        assert stored_runs().empty == (make not in (a_size_of_a_terabyte, a_pickle))
+        assert stored_runs().empty == (make not in OF_THE_WEIGHTS)
         shutil.rmtree(tmp_path / "outputs")
         refused += 1
     counted(f"{refused} of {len(HOSTILE)} hostile runs refused")

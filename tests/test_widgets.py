@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import io
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -396,7 +395,6 @@ def test_the_saved_picture_is_the_one_that_is_seen(explorer, tmp_path):
     path = explorer.save_png(tmp_path / "a" / "digit.png")
     assert path.read_bytes() == explorer.picture.value
     assert "download" in explorer._links.value
-    assert json.dumps(explorer._text.value)
 
 
 def test_a_model_in_training_is_decoded_as_it_will_be_and_trains_on(digits):

@@ -20,12 +20,6 @@ from labutils.workers import Task, rows
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    return tmp_path / "runs"
-
-
 class Inline(Executor):
     """Does a task when it is handed out. Under the lethal one it breaks, as a pool of processes does: with whatever
     else it had, and for good."""
