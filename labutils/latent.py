@@ -1,5 +1,7 @@
 """Codes of images: encode and decode whole sets, interpolate, project to two dimensions, sample."""
 
+import warnings
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -98,6 +100,7 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
     Raises:
         ValueError: an unknown method, or n below 1.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
@@ -115,7 +118,10 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
             components, reg_covar=1e-4, max_iter=50, init_params="k-means++", random_state=seed + i
         )
         size = n // len(groups) + (i < n % len(groups))
-        with threadpool_limits(1):  # matrices this small gain nothing from threads, which wait beside a busy process
+        # matrices this small gain nothing from threads, which wait beside a busy process; and to draw from a mixture it
+        # need not have converged
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
             parts.append(torch.from_numpy(mixture.fit(group.double().numpy()).sample(size)[0]).float())
     # a mixture hands its samples out component by component
     return torch.cat(parts)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]

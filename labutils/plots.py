@@ -116,29 +116,28 @@ def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) 
     at = np.linspace(0.005, 0.995, 99)
     ideal, real = stats.norm.ppf(at), np.quantile(standard, at, axis=0)
     normal.plot(ideal, real, color=DIGIT_COLOURS[0], alpha=0.35, linewidth=0.8)
-    normal.plot(ideal, ideal, color="#555555", linestyle=":", linewidth=1)
+    normal.plot(ideal, ideal, color="black", linestyle=":", linewidth=2)
     normal.set(title="normality", xlabel="quantile of N(0, 1)", ylabel="of the unit, standardised")
     for ax in (bars, spread, normal):
         ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
-def _draw_floors(ax: Axes, floors: Mapping[str, float]) -> None:
+def _draw_floors(ax: Axes, floors: Mapping[str, float], side: str = "right") -> None:
     for name, value in floors.items():
         ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
         ax.annotate(
-            name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="#555555"
-        )
+            f"{name}: {value:.3g}", (side == "right", value), xycoords=("axes fraction", "data"), ha=side, va="bottom",
+            fontsize=8, color="#555555",
+        )  # fmt: skip
 
 
-def _plain_log(axis: Axis, form: str = "g", minor: str | None = None) -> None:
-    """Numbers, not powers of ten, on a logarithmic axis that often spans less than one; `minor` are the first digits of
-    what stands between them, None as many as there is room for."""
-    if minor is None:
-        low, high = axis.get_view_interval()
-        minor = "23468" if high < 30 * low else "25" if high < 300 * low else ""
-    axis.set_major_formatter(lambda value, _: f"{value:{form}}")
-    axis.set_minor_formatter(lambda value, _: f"{value:{form}}" if f"{value:e}"[0] in minor else "")
+def _plain_log(axis: Axis) -> None:
+    """Numbers, not powers of ten, on a logarithmic axis that often spans less than one."""
+    low, high = axis.get_view_interval()
+    between = "23468" if high < 30 * low else "25" if high < 300 * low else ""
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:,.10g}" if f"{value:e}"[0] in between else "")
     axis.set_tick_params(which="both", labelsize=8)
 
 
@@ -192,7 +191,7 @@ def plot_curves(
         bars = [y - table["low"], table["high"] - y] if "low" in table else None
         style = "-" if len(table) > 30 else "o-"
         ax.errorbar(x, y, bars, fmt=style, ms=4, capsize=3, color=_colour(i), label=name)
-    _draw_floors(ax, lines or {})
+    _draw_floors(ax, lines or {}, "left")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
         ax.set(**{f"{axis}scale": "log"})
@@ -216,11 +215,14 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
     ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color="#555555", label="memory's slope, arithmetic's roof")
     for i, (name, group) in enumerate(passes.groupby("pass", sort=False)):
         ax.plot(group["intensity"], group["gflops"], "o", ms=5, color=DIGIT_COLOURS[(3, 0)[i % 2]], label=name)
-    for name, x, y in zip(passes["layer"], passes["intensity"], passes["gflops"], strict=True):
-        ax.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
     ax.set(xscale="log", yscale="log", xlabel="operations on each byte moved", ylabel="GFLOP/s, one thread")
     _plain_log(ax.xaxis)
     _plain_log(ax.yaxis)
+    from_above = passes.sort_values("gflops", ascending=False)
+    _below_each_other(fig, ax, [
+        ax.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        for name, x, y in zip(from_above["layer"], from_above["intensity"], from_above["gflops"], strict=True)
+    ])  # fmt: skip
     ax.legend(frameon=False, fontsize=8, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
     return fig
@@ -282,6 +284,10 @@ def plot_comparisons(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return fig
 
 
+COSTS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an image, millions", 1e6),
+         "code_bytes": ("bytes of code", 1), "train_us": ("µs an image in training, one thread", 1)}  # fmt: skip
+
+
 def plot_pareto(
     table: pd.DataFrame,
     costs: Sequence[str],
@@ -299,29 +305,31 @@ def plot_pareto(
     for ax in axes.flat[len(costs) :]:
         ax.set_visible(False)
     for ax, cost in zip(axes.flat, costs, strict=False):
+        xlabel, unit = COSTS.get(cost, (cost, 1))
         front = table[table[f"on front: {cost}"]].sort_values(cost)
-        ax.step(front[cost], front["mean"], where="post", color="#bbbbbb", linewidth=1, zorder=0)
-        ax.set(xlabel=cost, ylabel=ylabel, xscale="log", yscale="log")
-        _plain_log(ax.yaxis)
-        _plain_log(ax.xaxis, ",.0f", minor="25")
+        ax.step(front[cost] / unit, front["mean"], where="post", color="#bbbbbb", linewidth=1, zorder=0)
+        ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.12)
         labels = []
         for name, row in table.sort_values("mean", ascending=False).iterrows():
             colour = DIGIT_COLOURS[3] if name in highlight else DIGIT_COLOURS[0] if name in front.index else "#777777"
             bars = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-            ax.errorbar(row[cost], row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
+            x = row[cost] / unit
+            ax.errorbar(x, row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
             labels.append(ax.annotate(
-                str(name), (row[cost], row["mean"]), xytext=(5, 2), textcoords="offset points", fontsize=7,
+                str(name), (x, row["mean"]), xytext=(5, 2), textcoords="offset points", fontsize=7,
                 color=colour, path_effects=[withStroke(linewidth=2, foreground="white")],
             ))  # fmt: skip
-        fig.draw_without_rendering()  # the axes get their limits and places here
-        _below_each_other(ax, labels)
+        _plain_log(ax.yaxis)
+        _plain_log(ax.xaxis)
+        _below_each_other(fig, ax, labels)
     return fig
 
 
-def _below_each_other(ax: Axes, labels: Sequence[Annotation]) -> None:
+def _below_each_other(fig: Figure, ax: Axes, labels: Sequence[Annotation]) -> None:
     """Move each label down until it touches no point and no label before it."""
+    fig.draw_without_rendering()  # the axes get their limits and places here
     points = [ax.transData.transform(label.xy) for label in labels]
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
     for label in labels:

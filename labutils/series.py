@@ -163,7 +163,7 @@ def _first_line(cell: Any) -> str:
 
 def _strip(notebook: Any) -> None:
     """Leave what a reader sees: no progress bars (they need a kernel), no timing metadata, no widget state; pictures in
-    64 colours or 32 greys, which look the same and take a third of the room."""
+    128 colours or 32 greys, which look the same and take a third of the room."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -180,7 +180,8 @@ def _few_colours(picture: str) -> str:
     content, buffer = base64.b64decode(picture), io.BytesIO()
     full = Image.open(io.BytesIO(content)).convert("RGB")
     grey = np.ptp(np.asarray(full).astype(int), axis=2).max() < 16
-    few = full.quantize(32 if grey else 64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    # MAXCOVERAGE keeps rare colours, such as those of a colour bar's ends
+    few = full.quantize(32 if grey else 128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(buffer, "png", optimize=True)
     return base64.b64encode(min(content, buffer.getvalue(), key=len)).decode()
 
