@@ -14,6 +14,7 @@ from torch import nn
 
 from labutils.config import IMAGE_SIZE
 from labutils.data import to_float
+from labutils.latent import covariance_root
 from labutils.latent_map import NEIGHBOURS, projected
 from labutils.models import CLASSES, Residual, ToMaps
 from labutils.pictures import png
@@ -149,7 +150,6 @@ def export_html(
     index, projection = projected(space, method, n)
     labels = space.data.test.labels[index].byte()
     spec, weights = decoder_spec(space.model, space.latent_dim)
-    cholesky = torch.linalg.cholesky(space.z.T.cov() + 1e-6 * torch.eye(space.latent_dim))
     page = {
         "name": space.name, "decoder": spec, "names": list(class_names(space.data.name)),
         "colours": list(DIGIT_COLOURS), "measure": space.measure, "order": list(space.order),
@@ -160,7 +160,7 @@ def export_html(
     binary = {
         "weights": weights, "z": _float32(projection.z), "xy": projection.xy.tobytes(),
         "labels": labels.numpy().tobytes(),
-        "matrix": _float32(projection.matrix), "cholesky": _float32(cholesky),
+        "matrix": _float32(projection.matrix), "cholesky": _float32(covariance_root(space.z)),
         "images": png(to_float(space.data.test.images[index]), 50),
     }  # fmt: skip
     page["binary"] = {name: base64.b64encode(value).decode() for name, value in binary.items()}

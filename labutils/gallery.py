@@ -3,14 +3,21 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 from labutils.config import Config
 from labutils.data import Dataset
 from labutils.files import weights_file
-from labutils.latent import decode_codes, encode_images, interpolate, project, reconstruct, sample_normal
+from labutils.latent import (
+    covariance_root,
+    decode_codes,
+    encode_images,
+    interpolate,
+    project,
+    reconstruct,
+    sample_normal,
+)
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
 
 
@@ -42,7 +49,7 @@ def epoch_gallery(
 
     def draw(model: nn.Module, epoch: int) -> None:
         z = encode_images(model, images)
-        shaped = z.mean(0) + noise @ torch.linalg.cholesky(z.T.cov() + 1e-6 * torch.eye(z.shape[1])).T
+        shaped = z.mean(0) + noise @ covariance_root(z).T
         pictures: dict[str, Figure] = {
             "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),

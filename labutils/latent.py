@@ -133,6 +133,14 @@ def sample_normal(n: int, latent_dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, latent_dim, generator=generator)
 
 
+def covariance_root(z: torch.Tensor) -> torch.Tensor:
+    """Codes (N,latent_dim) → L (latent_dim,latent_dim) with L·Lᵀ their covariance: L times a standard normal vector is
+    distributed as they are. Sound for codes of any size, and where units depend on each other."""
+    size = z.std().clamp_min(1e-12)
+    covariance = (z / size).double().T.cov() + 1e-6 * torch.eye(z.shape[1], dtype=torch.float64)
+    return (size * torch.linalg.cholesky(covariance)).float()
+
+
 def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
     """Codes (N,latent_dim) → (N,2) by "pca", "tsne" or "umap".
 

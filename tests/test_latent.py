@@ -16,6 +16,7 @@ from labutils import BASELINE, Config, plots, run
 from labutils.gallery import epoch_gallery
 from labutils.latent import (
     SAMPLERS,
+    covariance_root,
     decode_codes,
     encode_images,
     interpolate,
@@ -208,3 +209,13 @@ print(torch.get_num_threads())
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_the_root_of_a_covariance_serves_codes_of_any_size(size):
+    generator = torch.Generator().manual_seed(0)
+    z = size * torch.randn(300, 5, generator=generator) @ torch.randn(5, 5, generator=generator)
+    z = torch.cat([z, z[:, :1]], dim=1)  # a unit that says what another has said
+    root = covariance_root(z)
+    torch.testing.assert_close(root @ root.T, z.T.cov(), rtol=1e-3, atol=1e-4 * size**2)
+    assert covariance_root(torch.zeros(9, 3)).isfinite().all()
