@@ -9,7 +9,6 @@ from labutils.config import ROOT
 from labutils.series import code_cells
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PUBLISHED = ROOT / "outputs"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -31,12 +30,6 @@ def test_notebook_is_thin_checks_itself_and_carries_no_machine(path):
 def test_outputs_are_all_there_in_order_or_all_absent(path):
     counts = [cell["execution_count"] for cell in code_cells(path)]
     assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
-
-
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if (PUBLISHED / p.stem).exists()], ids=lambda path: path.stem)
-def test_the_front_page_says_what_the_published_results_say(path):
-    summary = json.loads((PUBLISHED / path.stem / "summary.json").read_text(encoding="utf-8"))
-    assert f"| {summary['question']} | {summary['answer']} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
