@@ -300,8 +300,9 @@ def plot_pareto(
         table: a row a model, with a column "on front: <cost>" for each cost.
         highlight: rows to draw in colour.
     """
-    rows = -(-len(costs) // 2)
-    fig, axes = figure(11, 4.2 * rows, rows, 2)
+    columns = min(len(costs), 2)
+    rows = -(-len(costs) // columns)
+    fig, axes = figure((8, 11)[columns - 1], 4.2 * rows, rows, columns)
     for ax in axes.flat[len(costs) :]:
         ax.set_visible(False)
     for ax, cost in zip(axes.flat, costs, strict=False):
