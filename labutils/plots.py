@@ -284,8 +284,8 @@ def plot_comparisons(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-COSTS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an image, millions", 1e6),
-         "code_bytes": ("bytes of code", 1), "train_us": ("µs an image in training, one thread", 1)}  # fmt: skip
+COST_LABELS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an image, millions", 1e6),
+               "code_bytes": ("bytes of code", 1), "train_us": ("µs an image in training, one thread", 1)}  # fmt: skip
 
 
 def plot_pareto(
@@ -306,7 +306,7 @@ def plot_pareto(
     for ax in axes.flat[len(costs) :]:
         ax.set_visible(False)
     for ax, cost in zip(axes.flat, costs, strict=False):
-        xlabel, unit = COSTS.get(cost, (cost, 1))
+        xlabel, unit = COST_LABELS.get(cost, (cost, 1))
         front = table[table[f"on front: {cost}"]].sort_values(cost)
         ax.step(front[cost] / unit, front["mean"], where="post", color="#bbbbbb", linewidth=1, zorder=0)
         ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
@@ -334,10 +334,10 @@ def _below_each_other(fig: Figure, ax: Axes, labels: Sequence[Annotation]) -> No
     points = [ax.transData.transform(label.xy) for label in labels]
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
     for label in labels:
-        while any(label.get_window_extent().overlaps(box) for box in taken):
+        while any(map((place := label.get_window_extent()).overlaps, taken)):
             x, y = label.xyann
             label.xyann = (x, y - 1)
-        taken.append(label.get_window_extent())
+        taken.append(place)
 
 
 def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:

@@ -92,22 +92,21 @@ class Space:
             return torch.stack([self.draw(method, seed) for seed in range(POOL)])
         if method == "prior":
             return sample_normal(POOL, self.latent_dim)
-        key = (method, label if method == "of a class" else 0)
-        if key not in self._pools:
-            self._pools[key] = self.fitted(method, POOL, label=label)
-        return self._pools[key]
+        of = label if method == "of a class" else None
+        if (method, of) not in self._pools:
+            self._pools[method, of] = self.fitted(method if of is None else "gaussian", POOL, label=of)
+        return self._pools[method, of]
 
-    def fitted(self, method: str, n: int, seed: int = 0, label: int = 0) -> torch.Tensor:
-        """(n,latent_dim) random codes, fitted to the known codes: latent.SAMPLERS but for "prior", and "of a class"."""
-        mine = torch.ones(len(self.z), dtype=torch.bool)
-        if method == "of a class":
-            method, mine = "gaussian", self.known.labels == label
+    def fitted(self, method: str, n: int, seed: int = 0, label: int | None = None) -> torch.Tensor:
+        """(n,latent_dim) random codes by one of latent.SAMPLERS other than "prior", fitted to the known codes, or to
+        those with a label."""
+        mine = slice(None) if label is None else self.known.labels == label
         # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
         size = self.z.std()
         return size * sample_codes(method, n, self.z[mine].double() / size, self.known.labels[mine], seed)
 
     @cached_property
-    def _pools(self) -> dict[tuple[str, int], torch.Tensor]:
+    def _pools(self) -> dict[tuple[str, int | None], torch.Tensor]:
         return {}
 
     def nearest(self, image: torch.Tensor, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

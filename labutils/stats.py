@@ -32,11 +32,12 @@ def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: s
     from scipy import stats
 
     df = _without_failed(df, metric)
-    if leaderboard := by is None:
+    leaderboard = by is None
+    if by is None:
         df = df[df[metric].notna()] if metric in df else pd.DataFrame(columns=["model", metric], dtype=float)
         fields = [field.name for field in dataclasses.fields(Config) if field.name != "seed" and field.name in df]
         by = [name for name in fields if df[name].astype(str).nunique() > 1] or ["model"]
-    by = by if isinstance(by, str) else list(by or ())
+    by = by if isinstance(by, str) else list(by)
     table = (
         df.groupby(by, sort=False, dropna=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
     )
