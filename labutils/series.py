@@ -22,7 +22,7 @@ from labutils.report import read_summary, write_summary
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # the line that LABUTILS_DATASET replaces in an executed copy
+KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # in an executed copy it names the set that was found
 
 
 def run_series(names: Sequence[str] = ()) -> int:
@@ -50,7 +50,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows)}")
-        rows.append(_execute(path, folder, wanted))
+        rows.append(_execute(path, folder, dataset))  # which no notebook need look for again
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
     page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]

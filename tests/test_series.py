@@ -125,6 +125,12 @@ def test_the_series_runs_on_other_images_in_a_folder_of_its_own(series, monkeypa
     assert (series / "02_any.ipynb").read_bytes() == before
 
 
+def test_a_set_that_was_not_found_is_not_looked_for_in_each_notebook(series):
+    source = "DATASET = \"mnist\"\nassert DATASET == 'mnist5k', DATASET"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), series / "02_any.ipynb")
+    assert run_series(["02_any"]) == 0
+
+
 def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monkeypatch):
     monkeypatch.setattr(series_module, "ROOT", tmp_path)
     paths = [tmp_path / f"{name}.ipynb" for name in ("01_a", "02_b", "03_c")]
