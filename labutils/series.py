@@ -49,7 +49,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     print(f"{len(paths)} notebook{'s' * (len(paths) > 1)} on {dataset} at {scale().name} scale; results go to {folder}")
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
-        print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows)}")
+        print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows, dataset)}")
         rows.append(_execute(path, folder, dataset))  # which no notebook need look for again
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
     page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
@@ -59,15 +59,19 @@ def run_series(names: Sequence[str] = ()) -> int:
     return sum(row["failed"] for row in rows)
 
 
-def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> str:
+def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset: str) -> str:
     """Minutes left, from what the published notebooks took, at the pace of those that have been executed."""
     known = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
-    done = {row["notebook"]: row["minutes"] for row in rows if known[row["notebook"]]}
-    if not done or not all(known.values()):
+    if not all(known.values()):
         return ""
-    pace = sum(done.values()) / sum(known[name] for name in done)
-    left = pace * sum(known[path.stem] for path in paths[len(rows) :])
-    return f", about {max(1, round(left))} minutes to the end"
+    if rows:
+        pace = sum(row["minutes"] for row in rows) / sum(known[row["notebook"]] for row in rows)
+    elif dataset == "mnist" and scale().name == "full":
+        pace = 1.0  # on a machine such as that on which they were published
+    else:
+        return ""
+    left = max(1, round(pace * sum(known[path.stem] for path in paths[len(rows) :])))
+    return f", about {left} minute{'s' * (left > 1)} to the end"
 
 
 def _find(name: str) -> Path:

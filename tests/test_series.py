@@ -137,11 +137,16 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
     for path, minutes in zip(paths, (2.0, 3.0, 5.0), strict=True):
         (tmp_path / "outputs" / path.stem).mkdir(parents=True)
         (tmp_path / "outputs" / path.stem / "summary.json").write_text(json.dumps({"minutes": minutes}))
-    assert series_module._remaining(paths, []) == ""
+    monkeypatch.setenv("LABUTILS_SCALE", "full")
+    assert series_module._remaining(paths, [], "mnist") == ", about 10 minutes to the end"
+    assert series_module._remaining(paths, [], "mnist5k") == ""  # nothing is known of fewer images yet
     done = [{"notebook": "01_a", "minutes": 1.0}]  # on a machine that is twice as fast
-    assert series_module._remaining(paths, done) == ", about 4 minutes to the end"
+    assert series_module._remaining(paths, done, "mnist5k") == ", about 4 minutes to the end"
+    assert series_module._remaining(paths[:2], [{"notebook": "01_a", "minutes": 0.1}], "mnist") == (
+        ", about 1 minute to the end"
+    )
     (tmp_path / "outputs" / "03_c" / "summary.json").write_text("{}")
-    assert series_module._remaining(paths, done) == ""
+    assert series_module._remaining(paths, done, "mnist") == ""
 
 
 def test_a_notebook_without_the_knob_is_refused_on_other_images(series, monkeypatch):
