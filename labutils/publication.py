@@ -23,7 +23,8 @@ SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
 
 def publish(root: Path = ROOT) -> list[str]:
     """Replace published notebooks, tables and figures by those of the last full runs on MNIST, the README's table, and
-    the pages in outputs/report.
+    the pages in outputs/report. A notebook's minutes are those of its longest published execution: one that read its
+    runs from the store took less. (Delete them from outputs/<stem>/summary.json when its work has become less.)
 
     Returns:
         The notebooks published: those that ended well. Others keep what was published before.
@@ -43,11 +44,12 @@ def publish(root: Path = ROOT) -> list[str]:
     for stem, notebook in notebooks.items():
         target = root / "outputs" / stem
         screenshots = set(target.glob(SCREENSHOTS))
+        minutes = max(read_summary(folder).get("minutes", 0) for folder in (source / stem, target))
         for old in set(target.glob("*")) - screenshots:
             old.unlink()
         shutil.copytree(source / stem, target, dirs_exist_ok=True)
         shutil.copy(notebook, root / "notebooks")
-        write_summary(target, read_summary(target) | {"files": _sums(target, notebook)})
+        write_summary(target, read_summary(target) | {"minutes": minutes, "files": _sums(target, notebook)})
     readme = root / "README.md"
     before, table = readme.read_text(encoding="utf-8").split(RULE, 1)
     rows = "\n".join(_row(stem, summary) for stem, summary in published(root).items())
@@ -63,7 +65,7 @@ def published(root: Path = ROOT) -> dict[str, dict[str, Any]]:
 
 def _row(stem: str, summary: dict[str, Any]) -> str:
     """A notebook's row of the README's table."""
-    cells = f"[{stem}](notebooks/{stem}.ipynb)", summary["question"], summary["answer"], summary.get("minutes", "")
+    cells = f"[{stem}](notebooks/{stem}.ipynb)", summary["question"], summary["answer"], summary.get("minutes") or ""
     return f"| {' | '.join(map(str, cells))} |"
 
 

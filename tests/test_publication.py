@@ -72,6 +72,15 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(lab):
     assert write_pages(lab) == lab / "outputs" / "report" / "index.html"
 
 
+def test_the_minutes_are_those_of_the_execution_that_trained(lab):
+    target, source = lab / "outputs" / "01_a", lab / "outputs" / "local" / "mnist-full" / "01_a"
+    write_summary(target, {"minutes": 7.0})
+    for minutes, shown in ((0.5, 7.0), (8.0, 8.0)):
+        write_summary(source, {**read_summary(source), "minutes": minutes})
+        publish(lab)
+        assert f"| New. [1, 2] | {shown} |" in (lab / "README.md").read_text()
+
+
 def test_a_table_of_another_execution_is_refused_before_anything_is_replaced(lab):
     results = lab / "outputs" / "local" / "mnist-full"
     nbformat.write(executed("Another. [1, 2]"), results / "notebooks" / "01_a.ipynb")
