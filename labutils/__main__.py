@@ -238,7 +238,7 @@ def _train_and_write(config: Config, options: argparse.Namespace) -> int:
 
 def _figures(r: "Run") -> dict[str, "Figure"]:
     """Training curves; a classifier's confusions, a row of reconstructions for whatever reconstructs."""
-    from labutils.data import load_dataset
+    from labutils.data import load_dataset, subset
     from labutils.evaluation import confidence
     from labutils.latent import reconstruct
     from labutils.plots import class_names, plot_confusion, plot_history, plot_images
@@ -253,8 +253,9 @@ def _figures(r: "Run") -> dict[str, "Figure"]:
         said, _ = confidence(r.model, test.images)
         figures["confusion"] = plot_confusion(test.labels.numpy(), said, class_names(r.config.dataset))
     else:
-        x, y = test.images[:12], test.labels[:12]
-        figures["reconstructions"] = plot_images({"x": x, "x_hat": reconstruct(r.model, x, y)})
+        some = subset(test, 12)
+        x_hat = reconstruct(r.model, some.images, some.labels)
+        figures["reconstructions"] = plot_images({"x": some.images, "x_hat": x_hat})
     return figures
 
 
@@ -384,6 +385,8 @@ def _runs(options: argparse.Namespace) -> int:
 
     if bad := [text for text in options.wanted if "=" not in text]:
         raise ValueError(f"{bad[0]!r} must be FIELD=VALUE, such as latent_dim=8")
+    if options.yes and not options.prune:
+        raise ValueError("--yes goes with --prune: nothing was deleted")
     table = select(survey(verify=options.verify or options.prune), dict(text.split("=", 1) for text in options.wanted))
     if options.prune:
         table = table[table["state"].isin(USELESS)]
@@ -395,7 +398,7 @@ def _runs(options: argparse.Namespace) -> int:
         print(shown.to_string(
             index=False, na_rep="", formatters=formats, float_format="{:.3g}".format, max_colwidth=100))  # fmt: skip
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
-    if options.prune and options.yes:
+    if options.yes:
         remove(runs_dir() / name for name in table["name"])
     print(size + (": deleted" if options.yes else ": --prune --yes deletes them") * options.prune)
     return int(not options.prune and (table["state"] == "damaged").any())

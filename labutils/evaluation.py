@@ -37,9 +37,7 @@ def unit_kl(model: nn.Module, split: Split) -> np.ndarray:
         return torch.cat([kl_to_standard_normal(*posterior) for posterior in posteriors]).mean(0).cpu().numpy()
 
 
-def importance_nll(
-    model: nn.Module, split: Split, k: int = 200, *, binarise: bool = False, seed: int = 0, at_once: int = 500
-) -> np.ndarray:
+def importance_nll(model: nn.Module, split: Split, k: int = 200, *, seed: int = 0, at_once: int = 500) -> np.ndarray:
     """(N,) −log p(x) of each image in nats, estimated with k codes from q(z|x) (Burda et al. 2016, eq. 8).
 
     On average the estimate is too high, less so with more codes: it lies between the negative ELBO (k = 1) and the
@@ -47,14 +45,13 @@ def importance_nll(
     −log p(x|y).
 
     Args:
-        binarise: draw each pixel as 0 or 1 first. Only then is −log p(x) that of a distribution over images; grey ones
-            give the cross-entropy's continuation, good for comparing, and no likelihood.
+        split: its pixels should be 0 or 1. Only then is −log p(x) that of a distribution over images; grey ones give
+            the cross-entropy's continuation, good for comparing, and no likelihood.
         at_once: how many codes to decode together, at least k; more are slower: they leave the caches.
     """
     parts = []
     with inference(model) as device, private_noise(seed, "importance", device):
         for x, y in batches(split.to(device), max(1, at_once // k)):
-            x = x.bernoulli() if binarise else x
             mu, logvar = model.posterior(x, y)  # type: ignore[operator]
             noise = torch.randn(k, *mu.shape, device=device)
             z = mu + (0.5 * logvar).exp() * noise  # (k,B,latent_dim)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from labutils.config import Config
-from labutils.data import Dataset
+from labutils.data import Dataset, subset
 from labutils.files import weights_file
 from labutils.latent import (
     covariance_root,
@@ -28,7 +28,7 @@ def epoch_gallery(
 
     `folder/<dataset>/<model>/` gets samples (64 fixed numbers shaped like the codes: their mean and covariance), noise
     (the same numbers as they are), reconstructions, interpolation (from a 2 to a 5), codes_<method> for each of `maps`
-    (1,000 validation images; UMAP takes some seconds) and checkpoints. What is there is overwritten.
+    (up to 1,000 validation images; UMAP takes some seconds) and checkpoints. What is there is overwritten.
 
     Raises:
         ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
@@ -40,7 +40,8 @@ def epoch_gallery(
         )
     root = Path(folder) / data.name / config.model
     noise = sample_normal(64, config.latent_dim)
-    images, labels = data.val.images[:1000], data.val.labels[:1000]
+    known, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
+    images, labels = known.images, known.labels
     two, five = (int((labels == label).nonzero()[0]) for label in (2, 5))
 
     def path(name: str, file: str) -> Path:
@@ -53,7 +54,9 @@ def epoch_gallery(
         pictures: dict[str, Figure] = {
             "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
-            "reconstructions": plot_images({"x": images[:12], "x_hat": reconstruct(model, images[:12], labels[:12])}),
+            "reconstructions": plot_images(
+                {"x": shown.images, "x_hat": reconstruct(model, shown.images, shown.labels)}
+            ),
             "interpolation": plot_images({"2 → 5": decode_codes(model, interpolate(z[two], z[five]))}),
         }
         for method in maps:

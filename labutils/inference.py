@@ -80,6 +80,8 @@ def sample(
     network = model_of(model)
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
+    if method not in latent.SAMPLERS:  # before images are looked for and encoded
+        raise ValueError(f"method={method!r} must be one of {', '.join(latent.SAMPLERS)}")
     if y is not None and not getattr(network, "conditional", False):
         raise ValueError(f"y={y!r} means nothing to this model: only a conditional_vae is told labels")
     if method == "prior":

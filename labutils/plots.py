@@ -1,7 +1,6 @@
 """plot_*: arrays in, a matplotlib Figure out. Nothing here runs a model or shows a figure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,14 +37,14 @@ def class_names(dataset: str) -> tuple[str, ...]:
     return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
     """A figure that a notebook shows once, as the value of a cell, and its axes, always (rows, columns)."""
-    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     plt.close(fig)  # pyplot would show it a second time
     return fig, axes
 
 
-def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None = None, title: str = "") -> Figure:
+def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None = None) -> Figure:
     """A labelled row of images for each entry.
 
     Args:
@@ -54,9 +53,7 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
     """
     n = max(map(len, rows.values()))
     label = max(map(len, rows))
-    fig, axes = figure(
-        0.62 * n + 0.08 * label, 0.62 * len(rows) + (0.2 if columns else 0) + (0.3 if title else 0), len(rows), n
-    )
+    fig, axes = figure(0.62 * n + 0.08 * label, 0.62 * len(rows) + (0.2 if columns else 0), len(rows), n)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for ax in line:
             ax.set(xticks=[], yticks=[])
@@ -67,7 +64,6 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None 
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for ax, text in zip(axes[0], columns or (), strict=False):
         ax.set_title(text, fontsize=8)
-    fig.suptitle(title, fontsize=11)
     return fig
 
 

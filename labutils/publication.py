@@ -24,7 +24,8 @@ SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
 def publish(root: Path = ROOT) -> list[str]:
     """Replace published notebooks, tables and figures by those of the last full runs on MNIST, the README's table, and
     the pages in outputs/report. A notebook's minutes are those of its longest published execution: one that read its
-    runs from the store took less. (Delete them from outputs/<stem>/summary.json when its work has become less.)
+    runs from the store took less. (Delete them from outputs/<stem>/summary.json when its work has become less.) When
+    code that decides a result has changed they are not kept: every run was trained anew.
 
     Returns:
         The notebooks published: those that ended well. Others keep what was published before.
@@ -44,16 +45,18 @@ def publish(root: Path = ROOT) -> list[str]:
     for stem, notebook in notebooks.items():
         target = root / "outputs" / stem
         screenshots = set(target.glob(SCREENSHOTS))
-        minutes = max(read_summary(folder).get("minutes", 0) for folder in (source / stem, target))
+        now, before = (read_summary(folder) for folder in (source / stem, target))
+        same_code = now.get("made_with", {}).get("code") == before.get("made_with", {}).get("code")
+        minutes = max(now.get("minutes", 0), before.get("minutes", 0) if same_code else 0)
         for old in set(target.glob("*")) - screenshots:
             old.unlink()
         shutil.copytree(source / stem, target, dirs_exist_ok=True)
         shutil.copy(notebook, root / "notebooks")
         write_summary(target, read_summary(target) | {"minutes": minutes, "files": _sums(target, notebook)})
     readme = root / "README.md"
-    before, table = readme.read_text(encoding="utf-8").split(RULE, 1)
+    head, table = readme.read_text(encoding="utf-8").split(RULE, 1)
     rows = "\n".join(_row(stem, summary) for stem, summary in published(root).items())
-    readme.write_text(before + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
+    readme.write_text(head + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
     write_pages(root)
     return stems
 

@@ -50,7 +50,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows, dataset)}")
-        rows.append(_execute(path, folder, dataset))  # which no notebook need look for again
+        rows.append(_execute(path, folder, dataset))  # not to be looked for again
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
     page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
@@ -64,8 +64,8 @@ def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset
     known = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
     if not all(known.values()):
         return ""
-    if rows:
-        pace = sum(row["minutes"] for row in rows) / sum(known[row["notebook"]] for row in rows)
+    if done := [row for row in rows if not row["failed"]]:
+        pace = sum(row["minutes"] for row in done) / sum(known[row["notebook"]] for row in done)
     elif dataset == "mnist" and scale().name == "full":
         pace = 1.0  # on a machine such as that on which they were published
     else:
@@ -214,7 +214,7 @@ def write_page(folder: Path, line: str, rows: Mapping[str, Mapping[str, Any]]) -
         link = f'<a href="notebooks/{name}.html">{name}</a>'
         state = ' class="failed"' if row.get("failed") else ""
         question, answer = html.escape(row["question"]), html.escape(row["answer"])
-        lines.append(f"<tr><td>{link}<td>{question}<td{state}>{answer}<td class=n>{row.get('minutes', '')}</tr>")
+        lines.append(f"<tr><td>{link}<td>{question}<td{state}>{answer}<td class=n>{row.get('minutes') or ''}</tr>")
         for figure in row["figures"]:
             caption = f"{link}: {html.escape(figure.replace('_', ' '))}"
             picture = f'<img src="{name}/{figure}.png" alt="{html.escape(figure)}">'

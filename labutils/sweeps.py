@@ -105,9 +105,9 @@ def config_of(row: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: the row is not that of a run.
     """
-    if not {"model", "filters", "dataset"} <= set(row.keys()):
-        raise ValueError("this row is not that of a run: it lacks fields of Config such as model and filters")
     values = {f.name: row[f.name] for f in fields(Config) if f.name in row}
     # NaN is how a table holds "" and None
     values = {name: value for name, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
+    if not {"model", "filters", "dataset"} <= set(values):
+        raise ValueError("this row is not that of a run: it lacks fields of Config such as model and filters")
     return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})

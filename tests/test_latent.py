@@ -156,7 +156,7 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     effects["verdict"] = ["baseline", "worse"]
     passes = pd.DataFrame({"layer": ["a", "b"], "pass": ["forward", "backward"], "intensity": [1, 9], "gflops": [2, 3]})
     figures = [
-        plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345", title="digits"),
+        plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345"),
         plots.plot_grids({"a": x, "b": x[:3].float() / 255}),
         plots.plot_latent_statistics(np.random.default_rng(0).normal(size=(50, 4)), np.arange(4.0), "variance"),
         plots.plot_roofline(passes, peak=1e11, bandwidth=1e10),

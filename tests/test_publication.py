@@ -74,11 +74,15 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(lab):
 
 def test_the_minutes_are_those_of_the_execution_that_trained(lab):
     target, source = lab / "outputs" / "01_a", lab / "outputs" / "local" / "mnist-full" / "01_a"
-    write_summary(target, {"minutes": 7.0})
+    made_with = read_summary(source)["made_with"]
+    write_summary(target, {"minutes": 7.0, "made_with": made_with})
     for minutes, shown in ((0.5, 7.0), (8.0, 8.0)):
         write_summary(source, {**read_summary(source), "minutes": minutes})
         publish(lab)
         assert f"| New. [1, 2] | {shown} |" in (lab / "README.md").read_text()
+    write_summary(source, {**read_summary(source), "minutes": 3.0, "made_with": {**made_with, "code": "another"}})
+    publish(lab)
+    assert "| New. [1, 2] | 3.0 |" in (lab / "README.md").read_text()
 
 
 def test_a_table_of_another_execution_is_refused_before_anything_is_replaced(lab):

@@ -259,6 +259,8 @@ def test_a_row_of_a_run_that_failed_beside_others_is_a_config(store):
     good, failed = (row for _, row in pd.DataFrame(rows).iterrows())
     assert sweeps.config_of(good) == replace(config, n_train=4000)
     assert sweeps.config_of(failed) == config
+    with pytest.raises(ValueError, match="not that of a run"):  # of a probe, say, in a table that has runs as well
+        sweeps.config_of(good.where(good.index != "filters"))
 
 
 def test_ablate_takes_an_array(store):

@@ -140,11 +140,10 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
     monkeypatch.setenv("LABUTILS_SCALE", "full")
     assert series_module._remaining(paths, [], "mnist") == ", about 10 minutes to the end"
     assert series_module._remaining(paths, [], "mnist5k") == ""  # nothing is known of fewer images yet
-    done = [{"notebook": "01_a", "minutes": 1.0}]  # on a machine that is twice as fast
+    done = [{"notebook": "01_a", "minutes": 1.0, "failed": False}]  # on a machine that is twice as fast
     assert series_module._remaining(paths, done, "mnist5k") == ", about 4 minutes to the end"
-    assert series_module._remaining(paths[:2], [{"notebook": "01_a", "minutes": 0.1}], "mnist") == (
-        ", about 1 minute to the end"
-    )
+    failed = [{"notebook": "02_b", "minutes": 0.1, "failed": True}]  # at once: that says nothing about the pace
+    assert series_module._remaining(paths, done + failed, "mnist5k") == ", about 2 minutes to the end"
     (tmp_path / "outputs" / "03_c" / "summary.json").write_text("{}")
     assert series_module._remaining(paths, done, "mnist") == ""
 

@@ -156,6 +156,8 @@ def test_an_empty_store_and_a_wrong_filter_are_no_crash(tmp_path, monkeypatch, c
     assert "0 in" in capsys.readouterr().out
     assert main(["runs", "latent_dim"]) == 2
     assert "must be FIELD=VALUE" in capsys.readouterr().err
+    assert main(["runs", "--yes"]) == 2
+    assert "--yes goes with --prune" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(SystemExit):
         main(["runs", "--prune", "--no"])
