@@ -32,7 +32,8 @@ def publish(root: Path = ROOT) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no full run on MNIST to publish.
-        ValueError: a table is not that of the executed notebook beside it. Nothing has been replaced then.
+        ValueError: a table is not that of the executed notebook beside it, or that has other code than today's (its
+            prose may be older: only outputs are taken from it). Nothing has been replaced then.
     """
     source = root / "outputs" / "local" / "mnist-full"
     stems = sorted(path.parent.name for path in source.glob("[0-9]*/summary.json"))
@@ -42,6 +43,8 @@ def publish(root: Path = ROOT) -> list[str]:
     for stem, notebook in notebooks.items():
         if read_summary(source / stem).get("executed") != code_and_outputs(notebook):
             raise ValueError(f"{stem}: {source} holds a table and a notebook of two executions: `labutils run {stem}`")
+        if _code(notebook) != _code(root / "notebooks" / notebook.name):
+            raise ValueError(f"{stem}: its code has changed since it was executed: `labutils run {stem}`")
     for stem, notebook in notebooks.items():
         target = root / "outputs" / stem
         screenshots = set(target.glob(SCREENSHOTS))
@@ -51,7 +54,7 @@ def publish(root: Path = ROOT) -> list[str]:
         for old in set(target.glob("*")) - screenshots:
             old.unlink()
         shutil.copytree(source / stem, target, dirs_exist_ok=True)
-        shutil.copy(notebook, root / "notebooks")
+        _put_outputs(notebook, root / "notebooks" / notebook.name)
         write_summary(target, read_summary(target) | {"minutes": minutes, "files": _sums(target, notebook)})
     readme = root / "README.md"
     head, table = readme.read_text(encoding="utf-8").split(RULE, 1)
@@ -59,6 +62,21 @@ def publish(root: Path = ROOT) -> list[str]:
     readme.write_text(head + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
     write_pages(root)
     return stems
+
+
+def _code(notebook: Path) -> list[str]:
+    return ["".join(cell["source"]) for cell in code_cells(notebook)] if notebook.exists() else []
+
+
+def _put_outputs(executed: Path, notebook: Path) -> None:
+    """The outputs of an executed copy into the notebook that it was made from."""
+    import nbformat
+
+    source, target = (nbformat.read(path, as_version=4) for path in (executed, notebook))
+    there, here = ([cell for cell in found.cells if cell.cell_type == "code"] for found in (source, target))
+    for old, new in zip(here, there, strict=True):
+        old.outputs, old.execution_count = new.outputs, new.execution_count
+    nbformat.write(target, notebook)
 
 
 def published(root: Path = ROOT) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,19 @@ def test_a_table_of_another_execution_is_refused_before_anything_is_replaced(lab
     assert len(sorted(lab.rglob("*"))) == len(before) - 1
 
 
+def test_prose_that_is_newer_stays_and_newer_code_is_refused(lab):
+    mine = lab / "notebooks" / "01_a.ipynb"
+    mine.write_text(mine.read_text().replace("A lesson", "A better lesson"))
+    publish(lab)
+    assert "A better lesson" in mine.read_text()
+    assert "New. [1, 2]" in mine.read_text()
+    mine.write_text(mine.read_text().replace("Markdown(answer)", "Markdown(answer + '!')"))
+    before = {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="01_a: its code has changed"):
+        publish(lab)
+    assert {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()} == before
+
+
 def test_a_torn_summary_is_nothing_to_stumble_over(lab):
     publish(lab)
     file = lab / "outputs" / "01_a" / "summary.json"
