@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.function(options)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:  # what labutils raises for its users
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -400,9 +404,16 @@ def _runs(options: argparse.Namespace) -> int:
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.yes:
         remove(runs_dir() / name for name in table["name"])
-    print(size + (": deleted" if options.yes else ": --prune --yes deletes them") * options.prune)
+    what = ": deleted" if options.yes else ": --prune --yes deletes them" if len(table) else ": nothing to prune"
+    print(size + what * options.prune)
     return int(not options.prune and (table["state"] == "damaged").any())
 
 
+def _one_line(message: Warning | str, *where: object, **more: object) -> str:
+    """A warning as a sentence: whoever types a command does not know the line of ours that it comes from."""
+    return f"warning: {message}\n"
+
+
 if __name__ == "__main__":
+    warnings.formatwarning = _one_line
     sys.exit(main())

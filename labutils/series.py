@@ -54,7 +54,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
     page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
-    print("\n" + table.to_string(index=False, max_colwidth=100, justify="left"))
+    print("\n" + table.to_string(index=False, max_colwidth=100 if len(table) > 1 else None, justify="left"))
     print(f"\nOpen {page.as_uri()}")
     return sum(row["failed"] for row in rows)
 

@@ -301,8 +301,10 @@ def test_the_next_sweep_has_the_same_workers_and_its_own_surroundings(store, tmp
 
 
 SWEEP = """
+import signal
 from dataclasses import replace
 from labutils import BASELINE, sweep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
 if __name__ == "__main__":
     small = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, device="cpu", epochs=1)
     sweep([small, replace(small, seed=1)] + [replace(small, seed=i, epochs=1000) for i in range(2, 6)])
