@@ -72,10 +72,10 @@ def _put_outputs(executed: Path, notebook: Path) -> None:
     """The outputs of an executed copy into the notebook that it was made from."""
     import nbformat
 
-    source, target = (nbformat.read(path, as_version=4) for path in (executed, notebook))
-    there, here = ([cell for cell in found.cells if cell.cell_type == "code"] for found in (source, target))
-    for old, new in zip(here, there, strict=True):
-        old.outputs, old.execution_count = new.outputs, new.execution_count
+    target = nbformat.read(notebook, as_version=4)
+    cells = (cell for cell in target.cells if cell.cell_type == "code")
+    for cell, there in zip(cells, code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = nbformat.from_dict(there["outputs"]), there["execution_count"]
     nbformat.write(target, notebook)
 
 

@@ -50,7 +50,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows, dataset)}")
-        rows.append(_execute(path, folder, dataset))  # not to be looked for again
+        rows.append(_execute(path, folder, dataset))  # the set that was found: no knob looks for it again
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
     page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
