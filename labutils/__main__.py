@@ -3,13 +3,15 @@
 import argparse
 import math
 import os
+import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from labutils.config import (
     BASELINE,
@@ -36,10 +38,17 @@ HEAD = 128  # units between another model's code and the ten outputs
 FINETUNE = 0.3  # a trained encoder is moved with a smaller learning rate than a fresh head
 
 
+class Parser(argparse.ArgumentParser):
+    """One that answers a slip with one line; argparse prints two screens of options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ({self.prog} --help)\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run it; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m labutils", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = Parser(prog="python -m labutils", description=__doc__)
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     train = commands.add_parser(
         "train", allow_abbrev=False, help="train a model, or show the stored run of the same settings"
     )
@@ -60,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series = commands.add_parser("run", help="execute the notebooks headless; ends with a table and a page to open")
     series.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01_baseline; none means all")
     series.set_defaults(function=_run)
-    publish = commands.add_parser("publish", help="replace the published results by those of a full run on MNIST")
+    publish = commands.add_parser("publish", help="maintainers: replace the published results by those of a full run")
     publish.set_defaults(function=_publish)
     pages = commands.add_parser("report", help="write what is published as pages to read without Jupyter and network")
     pages.set_defaults(function=_report)
-    pretrain = commands.add_parser("pretrain", help="replace the published weights by newly trained ones (full MNIST)")
+    pretrain = commands.add_parser("pretrain", help="maintainers: replace the published weights by newly trained ones")
     pretrain.add_argument("names", nargs="*", metavar="NAME", help="such as vae16; none means all")
     pretrain.set_defaults(function=_pretrain)
     _add_inference(commands)
@@ -79,7 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store.add_argument("--yes", action="store_true", help="with --prune: delete it")
     store.set_defaults(function=_runs)
     commands.add_parser("doctor", help="check this machine: each line OK, or the remedy").set_defaults(function=_doctor)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser = commands.choices[options.command]
+        near = get_close_matches(unknown[0], re.findall(r"--[\w-]+", parser.format_help()), n=1)
+        parser.error(f"there is no {unknown[0]}" + "".join(f", did you mean {flag}?" for flag in near))
     try:
         return options.function(options)
     except BrokenPipeError:  # `| head` has seen enough
@@ -130,12 +143,15 @@ def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: st
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(int(width) for width in text.split(","))
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be widths such as 32,32,64") from None
 
 
-def _add_inference(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_inference(commands: "argparse._SubParsersAction[Parser]") -> None:
     """reconstruct, interpolate, generate and explore; what they do is in inference.py."""
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument(
         "--model", default="vae16", metavar="NAME", help="published weights, a run, or a weights file (%(default)s)"
     )
@@ -171,8 +187,8 @@ def _add_inference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parsers["explore"].add_argument(
         "--open", action=argparse.BooleanOptionalAction, default=True, help="open it in the browser"
     )
-    for name, parser in parsers.items():
-        parser.set_defaults(function=_infer, command=name)
+    for parser in parsers.values():
+        parser.set_defaults(function=_infer)
 
 
 def _infer(options: argparse.Namespace) -> int:
@@ -237,7 +253,21 @@ def _train_and_write(config: Config, options: argparse.Namespace) -> int:
         for name, figure in figures.items():
             figure.savefig(options.plot_dir / f"{name}.png", dpi=120)
             print(f"{'plot':<18} {options.plot_dir / name}.png")
+    print(_in_words(r))
     return 0
+
+
+def _in_words(r: "Run") -> str:
+    """What to make of the numbers above."""
+    m, config = r.metrics, r.config
+    if config.model == "classifier":
+        found = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} of the validation"
+    else:
+        lead = m["pca_mse"] / m["test_mse"]
+        beside = f"{lead:.1f} times below" if lead > 1 else f"{1 / lead:.1f} times above"
+        found = f"test MSE {m['test_mse']:.4f}, {beside} PCA's {m['pca_mse']:.4f} with {config.latent_dim} numbers"
+        found += f", negative ELBO {m['test_neg_elbo']:.1f} nats" if "test_neg_elbo" in m else ""
+    return f"{config.dataset}: {found}. One run: another seed gives another number."
 
 
 def _figures(r: "Run") -> dict[str, "Figure"]:
@@ -385,7 +415,7 @@ def _check_folder(folder: Path) -> str:
 
 def _runs(options: argparse.Namespace) -> int:
     from labutils.config import runs_dir
-    from labutils.upkeep import USELESS, remove, select, survey
+    from labutils.upkeep import USELESS, differences, remove, select, survey
 
     if bad := [text for text in options.wanted if "=" not in text]:
         raise ValueError(f"{bad[0]!r} must be FIELD=VALUE, such as latent_dim=8")
@@ -395,12 +425,11 @@ def _runs(options: argparse.Namespace) -> int:
     if options.prune:
         table = table[table["state"].isin(USELESS)]
     if len(table):
-        # of a config what tells one run from another
-        differ = [name for name in table.columns[5:] if table[name].astype(str).nunique() > 1]
-        shown = table[["name", "state", "bytes", "days", *differ, "note"]]
+        shown = table[["name", "state", "bytes", "days", "result"]].assign(
+            config=differences(table), note=table["note"]
+        )
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
-        print(shown.to_string(
-            index=False, na_rep="", formatters=formats, float_format="{:.3g}".format, max_colwidth=100))  # fmt: skip
+        print(shown.to_string(index=False, na_rep="", formatters=formats, max_colwidth=120))
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.yes:
         remove(runs_dir() / name for name in table["name"])

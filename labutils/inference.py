@@ -130,8 +130,7 @@ def generate_command(options: argparse.Namespace) -> int:
     run = load_run(options.model)
     if options.label is not None and run.config.model != "conditional_vae":
         raise ValueError(f"--label {options.label} means nothing to {run.name}: only a conditional_vae is told labels")
-    data = load_dataset(run.config.dataset)
-    x = sample(run, options.n, options.method, data, y=options.label, seed=options.seed)
+    x = run.sample(options.n, options.method, y=options.label, seed=options.seed)
     rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
     return _write(options.output, "generated_digits", rows)
 
@@ -142,7 +141,7 @@ def explore_command(options: argparse.Namespace) -> int:
 
     run = load_run(options.model)
     path = export_html(run, options.output / f"latent_explorer_{run.name}.html").resolve()
-    print(f"{'page':<18} {path}")
+    print(f"Open {path.as_uri()}")
     if options.open:
         webbrowser.open(path.as_uri())
     return 0

@@ -63,10 +63,12 @@ def load_weights(path: Path) -> Run:
     """A weights file that says what it is, as `--checkpoint-path` writes it; `.history` and `.metrics` are empty.
 
     Raises:
-        RunError: the file is damaged, or no weights of ours.
+        RunError: there is no such file, it is damaged, or no weights of ours.
     """
     try:
         config, model = read_model(path)
+    except FileNotFoundError as error:
+        raise RunError(f"there is no weights file {path}: `train --checkpoint-path` writes one") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} holds no weights of today's labutils ({error})") from error
     return Run(config, model, {}, pd.DataFrame(), path)

@@ -31,11 +31,12 @@ ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is 
 RUN = re.compile("[0-9a-f]{16}")
 OURS = re.compile(r"writing-[0-9a-f]{8}|[0-9a-f]{16}(-[0-9a-f]{8}\.new|\.safetensors)")
 USELESS = ("other code", "damaged", "set aside", "abandoned")
+HEADLINES = ("test_accuracy", "test_neg_elbo", "test_mse")  # a run's result is the first that it has
 
 
 def survey(*, verify: bool = False) -> pd.DataFrame:
     """A row for everything in the run store: name, state, bytes, days since it was written, note; of runs also the
-    fields of the config.
+    result (its most telling metric) and the fields of the config.
 
     state is one of: ok; other code (made by labutils or torch of another day: nobody asks for it under its name);
     damaged; unreadable (now; that says nothing about it); set aside (was damaged when it was asked for); encoder (kept
@@ -59,7 +60,8 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     useless = abandoned()
     for path in sorted(runs.glob("unfinished/*")):
         rows.append({**_about(path), "state": "abandoned" if path in useless else "unfinished"})
-    return pd.DataFrame(rows, columns=["name", "state", "bytes", "days", "note", *(f.name for f in fields(Config))])
+    columns = ["name", "state", "bytes", "days", "note", "result", *(f.name for f in fields(Config))]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -80,6 +82,8 @@ def _state_of_run(path: Path, verify: bool, key: str = "") -> dict[str, Any]:
         manifest = read_manifest(path)
         # not as a Config: one of another day may have other fields
         config = dict(json.loads(read_content(path, manifest, "config.json")))
+        metrics = dict(json.loads(read_content(path, manifest, "metrics.json")))
+        result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
         for name in manifest["files"] if verify else ():
             read_content(path, manifest, name)
         if manifest["key"] != (key or path.name):
@@ -87,7 +91,7 @@ def _state_of_run(path: Path, verify: bool, key: str = "") -> dict[str, Any]:
     except (RunError, *UNREADABLE) as error:
         return {"state": "unreadable" if out_of_reach(error) else "damaged", "note": str(error)}
     known = {f.name: config.get(f.name) for f in fields(Config)}
-    return {**known, "state": "ok" if of_today(manifest["made_from"]) else "other code"}
+    return {**known, "result": result, "state": "ok" if of_today(manifest["made_from"]) else "other code"}
 
 
 def _state_of_encoder(path: Path, verify: bool) -> dict[str, Any]:
@@ -105,18 +109,28 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     """
     for field, text in wanted.items():
         if field not in table:
-            raise ValueError(f"{field!r} is no field of Config, and none of name, state, bytes, days, note")
+            raise ValueError(f"{field!r} is no field of Config, and none of name, state, bytes, days, note, result")
         table = table[table[field].map(_as_text).eq(_as_text(text))]
     return table
 
 
+def differences(table: pd.DataFrame) -> list[str]:
+    """What tells one row of `survey` from another, as `select` takes it: "latent_dim=8 seed=1", what is BASELINE's left
+    out."""
+    defaults = {name: _as_text(value) for name, value in Config().to_dict().items()}
+    runs = table[table["model"].notna()]
+    differ = [name for name in defaults if runs[name].map(_as_text).nunique() > 1]
+    rows = [{name: _as_text(row[name]) for name in differ} for _, row in table.iterrows()]
+    return [" ".join(f"{n}={text}" for n, text in row.items() if text not in ("none", defaults[n])) for row in rows]
+
+
 def _as_text(value: Any) -> str:
-    """8, 8.0 and "8" alike; (4, 4), [4, 4] and "4,4" as well; of what is missing "none"."""
+    """8, 8.0 and "8" alike: "8"; (4, 4), [4, 4] and "4,4" as well; of what is missing "none"."""
     if value is None or value != value:
         return "none"
     if not isinstance(value, bool):
         with suppress(TypeError, ValueError):
-            return repr(float(value))
+            return f"{float(value):.12g}"
     return str(value).strip("()[]").replace(" ", "").lower()
 
 

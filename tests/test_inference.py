@@ -1,9 +1,11 @@
 """Digits from anywhere through a model, from Python and from the shell."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from test_widgets import trained_like
 from labutils import Config, inference, latent, run
 from labutils.__main__ import main
 from labutils.models import build_model
+from labutils.store import Run
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +68,9 @@ def test_a_conditional_model_is_told_what_is_known(digits, tmp_path, monkeypatch
     for wrong in ([1, 2], 10, 1.5):
         with pytest.raises(ValueError, match="0 to 9"):
             inference.sample(told, 12, y=wrong)
-    run_of = SimpleNamespace(config=replace(TINY, model="conditional_vae"), name="told")
+    run_of = Run(replace(TINY, model="conditional_vae"), told, {}, pd.DataFrame(), Path("told.safetensors"))
     written = {}
     monkeypatch.setattr(inference, "load_run", lambda name: run_of)
-    monkeypatch.setattr(inference, "model_of", lambda run: told)
     monkeypatch.setattr(inference, "_write", lambda folder, name, rows: written.update(rows) or 0)
     inference.reconstruct_command(SimpleNamespace(model="told", images=["3", "7"], output=tmp_path))
     torch.testing.assert_close(
@@ -136,10 +138,17 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
     assert opened == [(tmp_path / "latent_explorer_mine.html").resolve().as_uri()]
 
 
+def test_who_generates_from_the_prior_needs_no_images(tmp_path, monkeypatch):
+    monkeypatch.setattr("labutils.data.find_folder", lambda name: pytest.fail("images were looked for"))
+    monkeypatch.setattr("labutils.store.load_dataset", lambda name: pytest.fail("images were looked for"))
+    assert main(["generate", "--model", "vae2", "--output", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["reconstruct", "--model", "vae99"], "vae99"),
+        (["reconstruct", "--model", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
         (["reconstruct", "99999", "--model", "CHECKPOINT"], "99999"),
         (["interpolate", "1", "nowhere.png", "--model", "CHECKPOINT"], "nowhere.png"),
         (["generate", "--method", "vamp", "--model", "CHECKPOINT"], "vamp"),

@@ -63,7 +63,12 @@ def test_rows_are_chosen_by_any_field(store):
 
 def test_the_shell_lists_verifies_and_prunes(store, capsys):
     assert main(["runs", "state=ok"]) == 0
-    assert "2 in" in capsys.readouterr().out
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "state", "bytes", "days", "result", "config", "note"]
+    assert all("test_mse 0." in row for row in rows)
+    assert sorted("seed=1" in row for row in rows) == [False, True]  # what tells one run from another
+    assert not any("latent_dim" in row for row in rows)
+    assert "2 in" in last
     assert main(["runs", "--verify"]) == 1
     out = capsys.readouterr().out
     assert "model.safetensors is not the file that was stored" in out
