@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser = commands.choices[options.command]
-        near = get_close_matches(unknown[0], re.findall(r"--[\w-]+", parser.format_help()), n=1)
-        parser.error(f"there is no {unknown[0]}" + "".join(f", did you mean {flag}?" for flag in near))
+        near = get_close_matches(unknown[0], set(re.findall(r"--[\w-]+", parser.format_help())))
+        parser.error(f"there is no {unknown[0]}" + f", did you mean {' or '.join(near)}?" * bool(near))
     try:
         return options.function(options)
     except BrokenPipeError:  # `| head` has seen enough

@@ -78,7 +78,7 @@ def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["train", "--latnet-dim", "8"], "there is no --latnet-dim, did you mean --latent-dim?"),
+        (["train", "--latnet-dim", "8"], "there is no --latnet-dim, did you mean --latent-dim or "),
         (["classify", "--beta", "2"], "there is no --beta"),
         (["train", "16"], "there is no 16"),
         (["trian"], "'trian'"),
