@@ -118,7 +118,6 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     client = Client(
         notebook,
         timeout=None,
-        shutdown_kernel="immediate",  # what a notebook saves is saved: politeness takes three seconds
         extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets are not the reader's
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
