@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pretrain.add_argument("names", nargs="*", metavar="NAME", help="such as vae16; none means all")
     pretrain.set_defaults(function=_pretrain)
     _add_inference(commands)
-    store = commands.add_parser("runs", help="list the stored runs, verify them, and prune what is of no use")
+    store = commands.add_parser(
+        "runs", allow_abbrev=False, help="list the stored runs, verify them, and prune what is of no use"
+    )
     store.add_argument("wanted", nargs="*", metavar="FIELD=VALUE", help="only what has it: latent_dim=8 state=damaged")
     store.add_argument("--verify", action="store_true", help="read every byte, the weights too")
     store.add_argument(
@@ -91,8 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser = commands.choices[options.command]
-        near = get_close_matches(unknown[0], set(re.findall(r"--[\w-]+", parser.format_help())))
-        parser.error(f"there is no {unknown[0]}" + f", did you mean {' or '.join(near)}?" * bool(near))
+        if not unknown[0].startswith("-"):
+            parser.error(f"{unknown[0]!r} was not expected: names stand together, and values behind their --flag")
+        flags = set(re.findall(r"--([\w-]*\w)", parser.format_help()))
+        near = get_close_matches(unknown[0].split("=")[0].lstrip("-"), flags)
+        parser.error(f"there is no {unknown[0]}" + f", did you mean --{' or --'.join(near)}?" * bool(near))
     try:
         return options.function(options)
     except BrokenPipeError:  # `| head` has seen enough
@@ -263,9 +268,10 @@ def _in_words(r: "Run") -> str:
     if config.model == "classifier":
         found = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} of the validation"
     else:
-        lead = m["pca_mse"] / m["test_mse"]
-        beside = f"{lead:.1f} times below" if lead > 1 else f"{1 / lead:.1f} times above"
-        found = f"test MSE {m['test_mse']:.4f}, {beside} PCA's {m['pca_mse']:.4f} with {config.latent_dim} numbers"
+        found, lead = f"test MSE {m['test_mse']:.4f}", m["pca_mse"] / m["test_mse"]
+        if lead > 0.01:  # with as many components as pixels PCA's error is 0
+            beside = f"{lead:.1f} times below" if lead > 1 else f"{1 / lead:.1f} times above"
+            found += f", {beside} PCA's {m['pca_mse']:.4f} with {config.latent_dim} numbers"
         found += f", negative ELBO {m['test_neg_elbo']:.1f} nats" if "test_neg_elbo" in m else ""
     return f"{config.dataset}: {found}. One run: another seed gives another number."
 
@@ -425,11 +431,12 @@ def _runs(options: argparse.Namespace) -> int:
     if options.prune:
         table = table[table["state"].isin(USELESS)]
     if len(table):
-        shown = table[["name", "state", "bytes", "days", "result"]].assign(
-            config=differences(table), note=table["note"]
-        )
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
-        print(shown.to_string(index=False, na_rep="", formatters=formats, max_colwidth=120))
+        shown = table[["name", "state", "bytes", "days", "result"]]
+        lines = shown.to_string(index=False, na_rep="", formatters=formats).splitlines()
+        rest = [note[:150] or config for note, config in zip(table["note"], differences(table), strict=True)]
+        for line, more in zip(lines, ["config, or what is wrong", *rest], strict=True):
+            print(f"{line}  {more}")
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.yes:
         remove(runs_dir() / name for name in table["name"])

@@ -71,13 +71,14 @@ def sample(
 
     Args:
         method: "prior" N(0, I), which only a VAE was trained for; or one of latent.SAMPLERS, fitted to the codes of
-            up to 5,000 training images of `data`.
+            up to 5,000 training images of `data` (None: of a Run's data set, else of MNIST).
         y: what a conditional_vae is told, labels as in `encode`; None means each class in turn.
 
     Raises:
         ValueError: an unknown method, or n below 1.
     """
-    network = model_of(model)
+    run = load_run(model) if isinstance(model, (str, Path)) else model
+    network = model_of(run)
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
     if method not in latent.SAMPLERS:  # before images are looked for and encoded
@@ -87,7 +88,8 @@ def sample(
     if method == "prior":
         z = latent.sample_normal(n, network.latent_dim, seed)  # type: ignore[arg-type]
     else:
-        z = latent_space(network, data or load_dataset()).fitted(method, n, seed)
+        data = data or load_dataset(run.config.dataset if isinstance(run, Run) else "mnist")
+        z = latent_space(network, data).fitted(method, n, seed)
     return decode(network, z, torch.arange(n) % CLASSES if y is None else y)
 
 

@@ -7,6 +7,7 @@ happened to the process. That one rename is all that processes, machines and fil
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -27,7 +28,7 @@ from torch import nn
 
 from labutils.checkpoint import Checkpoint
 from labutils.config import Config, runs_dir, scale
-from labutils.data import Dataset, load_dataset
+from labutils.data import Dataset
 from labutils.files import WEIGHTS_LIMIT, json_sum, read, read_model, unpack, weights_file, write
 from labutils.keys import code_hash, hash_of, of_today, torch_version
 from labutils.transfer import encoder_layers
@@ -36,7 +37,7 @@ FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 LIMITS = {"MANIFEST.json": 2**20, "config.json": 2**20, "metrics.json": 2**20, "history.csv": 2**28,
           "model.safetensors": WEIGHTS_LIMIT}  # bytes  # fmt: skip
 # What JSON, CSV and safetensors that are not ours can raise
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 MADE_FROM, VERSIONS = ("data", "code", "torch"), ("python", "torch", "numpy")
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 MANIFEST = {"key": str, "made_from": dict, "files": dict, "versions": dict, "scale": str, "platform": str}
@@ -81,8 +82,7 @@ class Run:
 
     def sample(self, n: int, method: str = "prior", *, y: object = None, seed: int = 0) -> torch.Tensor:
         """n invented images (n,1,28,28); the methods are latent.SAMPLERS, fitted to codes of this run's data."""
-        data = None if method == "prior" else load_dataset(self.config.dataset)
-        return _inference().sample(self.model, n, method, data, y=y, seed=seed)
+        return _inference().sample(self, n, method, y=y, seed=seed)
 
 
 def _inference() -> Any:
@@ -224,8 +224,8 @@ def _parsed(name: str, content: bytes) -> Any:
     values = json.loads(content)
     if name == "config.json":
         return Config.from_dict(values)
-    if not all(type(value) in (int, float) for value in values.values()):
-        raise ValueError("a metric is no number")
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in values.values()):
+        raise ValueError("a metric is no finite number")
     return values
 
 

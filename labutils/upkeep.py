@@ -77,7 +77,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _state_of_run(path: Path, verify: bool, key: str = "") -> dict[str, Any]:
-    """The state, a note, and the config's fields; `key` says which run it has to be, its name else."""
+    """The state, a note, the result and the config's fields; `key` says which run it has to be, its name else."""
     try:
         manifest = read_manifest(path)
         # not as a Config: one of another day may have other fields
@@ -118,9 +118,9 @@ def differences(table: pd.DataFrame) -> list[str]:
     """What tells one row of `survey` from another, as `select` takes it: "latent_dim=8 seed=1", what is BASELINE's left
     out."""
     defaults = {name: _as_text(value) for name, value in Config().to_dict().items()}
-    runs = table[table["model"].notna()]
-    differ = [name for name in defaults if runs[name].map(_as_text).nunique() > 1]
-    rows = [{name: _as_text(row[name]) for name in differ} for _, row in table.iterrows()]
+    texts = table[list(defaults)].map(_as_text)
+    differ = [name for name in defaults if texts.loc[table["model"].notna(), name].nunique() > 1]
+    rows = [dict(zip(differ, row, strict=True)) for row in texts[differ].to_numpy()]
     return [" ".join(f"{n}={text}" for n, text in row.items() if text not in ("none", defaults[n])) for row in rows]
 
 
@@ -129,7 +129,7 @@ def _as_text(value: Any) -> str:
     if value is None or value != value:
         return "none"
     if not isinstance(value, bool):
-        with suppress(TypeError, ValueError):
+        with suppress(TypeError, ValueError, OverflowError):
             return f"{float(value):.12g}"
     return str(value).strip("()[]").replace(" ", "").lower()
 

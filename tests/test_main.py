@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 
 from labutils import CLASSIFIER, Config
-from labutils.__main__ import main
+from labutils.__main__ import _in_words, main
 
 SMALL = [
     *("--dataset", "mnist5k", "--filters", "4,4", "--depth", "2", "--latent-dim", "3"),
@@ -31,9 +32,18 @@ def test_train_writes_what_is_asked_for(tmp_path, capsys):
 def test_other_models_train_and_draw_as_well(model, tmp_path, capsys):
     extra = ["--save-plots", "--plot-dir", str(tmp_path / "plots")]
     assert main(["train", *SMALL, "--model", model, *extra]) == 0
-    assert {"conv_vae": "test_neg_elbo", "classifier": "test_accuracy"}[model] in capsys.readouterr().out
+    said = {"conv_vae": "negative ELBO", "classifier": "of the test images are recognised"}
+    assert said[model] in capsys.readouterr().out.splitlines()[-1]
     pictures = {"history.png", {"conv_vae": "reconstructions.png", "classifier": "confusion.png"}[model]}
     assert {p.name for p in (tmp_path / "plots").iterdir()} == pictures
+
+
+@pytest.mark.parametrize(("pca", "said"), [(0.04, "2.0 times below PCA's 0.04"), (0.01, "2.0 times above"), (0.0, "")])
+def test_an_error_is_said_beside_pca_where_that_says_something(pca, said):
+    sentence = _in_words(SimpleNamespace(config=Config(), metrics={"test_mse": 0.02, "pca_mse": pca}))
+    assert sentence.startswith("mnist: test MSE 0.0200")
+    assert said in sentence
+    assert ("PCA" in sentence) == bool(said)
 
 
 def test_a_gallery_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch):
@@ -78,9 +88,10 @@ def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["train", "--latnet-dim", "8"], "there is no --latnet-dim, did you mean --latent-dim or "),
+        (["train", "--latnet-dim=8"], "there is no --latnet-dim=8, did you mean --latent-dim? (python -m"),
         (["classify", "--beta", "2"], "there is no --beta"),
-        (["train", "16"], "there is no 16"),
+        (["train", "16"], "'16' was not expected"),
+        (["runs", "--prun"], "there is no --prun, did you mean --prune?"),
         (["trian"], "'trian'"),
         (["train", "--activation", "rleu"], "'rleu'"),
         (["train", "--filters", "16,x"], "'16,x' must be widths such as 32,32,64"),

@@ -4,14 +4,15 @@ import errno
 import os
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import pandas as pd
 import pytest
 
-from labutils import BASELINE, CLASSIFIER, keys, load_run, run, stored_runs
+from labutils import BASELINE, CLASSIFIER, Config, keys, load_run, run, stored_runs
 from labutils.__main__ import main
 from labutils.store import keep_encoder, run_folders
-from labutils.upkeep import ABANDONED, remove, select, survey, tidy
+from labutils.upkeep import ABANDONED, differences, remove, select, survey, tidy
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 
@@ -64,7 +65,7 @@ def test_rows_are_chosen_by_any_field(store):
 def test_the_shell_lists_verifies_and_prunes(store, capsys):
     assert main(["runs", "state=ok"]) == 0
     head, *rows, last = capsys.readouterr().out.splitlines()
-    assert head.split() == ["name", "state", "bytes", "days", "result", "config", "note"]
+    assert head.split() == ["name", "state", "bytes", "days", "result", "config,", "or", "what", "is", "wrong"]
     assert all("test_mse 0." in row for row in rows)
     assert sorted("seed=1" in row for row in rows) == [False, True]  # what tells one run from another
     assert not any("latent_dim" in row for row in rows)
@@ -148,6 +149,18 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_no_error(store, monkeypatc
 
     monkeypatch.setattr("labutils.upkeep.os.walk", walk_late)
     assert states()["unfinished"] == 2
+
+
+def test_what_tells_runs_apart_is_never_cut_off():
+    config = {f.name: f.default for f in fields(Config)}
+    others = {"model": "classifier", "dataset": "fashion_mnist", "encoder": "0123456789abcdef", "filters": [64] * 8}
+    others |= {"activation": "leaky_relu", "negative_slope": 0.123456, "label_smoothing": 0.05, "schedule": "constant"}
+    rows = [config, *({**config, **others, "seed": seed} for seed in (1, 2)), {}]
+    first, *long, nothing = differences(pd.DataFrame(rows, columns=list(config)))
+    assert min(map(len, long)) > 150
+    assert [text[-6:] for text in long] == ["seed=1", "seed=2"]
+    assert first == nothing == ""
+    assert differences(pd.DataFrame([config, config])) == ["", ""]
 
 
 def test_a_filter_narrows_what_is_pruned(store, capsys):
