@@ -123,6 +123,8 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
         on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
     )
+    # ipykernel waits for loky's resource tracker, which ignores its SIGTERM and ends after it: no use in five seconds
+    client.create_kernel_manager().shutdown_wait_time = 1
     summary_file = folder / path.stem / "summary.json"
     summary_file.unlink(missing_ok=True)  # what an earlier run found must not stand for this one
     start, failure = time.perf_counter(), ""
