@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -47,6 +48,25 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run it; the exit status."""
+    options = argparse.Namespace()
+    try:
+        options = _parse(arguments)
+        return options.function(options)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:  # what labutils raises for its users
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        epochs_shown = getattr(options, "gallery", None) or getattr(options, "tensorboard", None)
+        again = "begins this run again" if epochs_shown else "goes on after what is finished"
+        print(f"stopped{f': {error}' * bool(str(error))}; the same command {again}", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, among them the function that they are for."""
     parser = Parser(prog="python -m labutils", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     train = commands.add_parser(
@@ -96,21 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not unknown[0].startswith("-"):
             parser.error(f"{unknown[0]!r} was not expected: names stand together, and values behind their --flag")
         flags = set(re.findall(r"--([\w-]*\w)", parser.format_help()))
-        near = get_close_matches(unknown[0].split("=")[0].lstrip("-"), flags)
+        near = get_close_matches(unknown[0].split("=")[0].lstrip("-"), flags, cutoff=0.7)
         parser.error(f"there is no {unknown[0]}" + f", did you mean --{' or --'.join(near)}?" * bool(near))
-    try:
-        return options.function(options)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:  # what labutils raises for its users
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        epochs_shown = getattr(options, "gallery", None) or getattr(options, "tensorboard", None)
-        again = "begins this run again" if epochs_shown else "goes on after what is finished"
-        print(f"stopped{f': {error}' * bool(str(error))}; the same command {again}", file=sys.stderr)
-        return 130
+    return options
 
 
 def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: str) -> None:
@@ -243,11 +251,13 @@ def _train_and_write(config: Config, options: argparse.Namespace) -> int:
     from labutils.gallery import epoch_gallery
     from labutils.runs import run
 
+    start = time.time()
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
     r = run(config, tensorboard=options.tensorboard, each_epoch=draw)
     for name, value in r.metrics.items():
         print(f"{name:<18} {value:.6g}")
-    print(f"{'run':<18} {r.path}")
+    read = r.path.stat().st_mtime < start
+    print(f"{'run':<18} {r.path}{' (trained before, read from the store)' * read}")
     if options.checkpoint_path:
         options.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(r.path / "model.safetensors", options.checkpoint_path)
@@ -440,8 +450,8 @@ def _runs(options: argparse.Namespace) -> int:
     size = f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB"
     if options.yes:
         remove(runs_dir() / name for name in table["name"])
-    what = ": deleted" if options.yes else ": --prune --yes deletes them" if len(table) else ": nothing to prune"
-    print(size + what * options.prune)
+    what = ": deleted" if options.yes else ": --prune --yes deletes them"
+    print((size + what if len(table) else f"nothing to prune in {runs_dir()}") if options.prune else size)
     return int(not options.prune and (table["state"] == "damaged").any())
 
 

@@ -121,7 +121,10 @@ def reconstruct_command(options: argparse.Namespace) -> int:
 def interpolate_command(options: argparse.Namespace) -> int:
     """latent_interpolation.png: from one digit to another, along the line and along the arc."""
     run = load_run(options.model)
-    x, _ = _images([options.start, options.end], load_dataset(run.config.dataset))
+    ends = [options.start, options.end]
+    x, labels = _images(ends, load_dataset(run.config.dataset))
+    names = [f"test image {end}, a {label}," if end.isdigit() else end for end, label in zip(ends, labels, strict=True)]
+    print(f"{'from':<18} {names[0]} to {names[1].rstrip(',')}")
     ways = {"line": False, "arc": True}
     rows = {name: interpolate(run, x[:1], x[1:], options.steps, spherical=arc) for name, arc in ways.items()}
     return _write(options.output, "latent_interpolation", rows)

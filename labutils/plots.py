@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from labutils.pictures import tile
@@ -134,6 +134,9 @@ def _plain_log(axis: Axis) -> None:
     between = "23468" if high < 30 * low else "25" if high < 300 * low else ""
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.set_minor_formatter(lambda value, _: f"{value:,.10g}" if f"{value:e}"[0] in between else "")
+    if high < 2 * low:  # where a logarithmic axis has one tick of its own, or none
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_minor_locator(NullLocator())
     axis.set_tick_params(which="both", labelsize=8)
 
 
@@ -249,7 +252,7 @@ def plot_effects(
         yscale="log" if floors else "linear",
         xlim=(-0.5, len(table) - 0.5),
     )
-    left.set_xticklabels(names, fontsize=8, rotation=90 if len(table) > 8 else 0)
+    left.set_xticklabels(names, fontsize=8, rotation=90 if len(table) > 6 else 0)
     right.axvline(0, color="#555555", linewidth=1)
     right.set(yticks=at, xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
     right.set_yticklabels(names, fontsize=8)

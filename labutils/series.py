@@ -64,7 +64,8 @@ def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset
     known = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
     if not all(known.values()):
         return ""
-    if done := [row for row in rows if not row["failed"]]:
+    done = [row for row in rows if not row["failed"]]
+    if len(done) >= (1 if dataset == "mnist" else 3):  # on other images one notebook says little about the others
         pace = sum(row["minutes"] for row in done) / sum(known[row["notebook"]] for row in done)
     elif dataset == "mnist" and scale().name == "full":
         pace = 1.0  # on a machine such as that on which they were published
@@ -118,12 +119,12 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     client = Client(
         notebook,
         timeout=None,
-        extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets are not the reader's
+        extra_arguments=["--log-level=CRITICAL"],  # the kernel's notes on its sockets are not the reader's
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
     )
-    # ipykernel waits for loky's resource tracker, which ignores its SIGTERM and ends after it: no use in five seconds
+    # a kernel that asked to end waits for loky's resource tracker, which ends only after it: patience is of no use
     client.create_kernel_manager().shutdown_wait_time = 1
     summary_file = folder / path.stem / "summary.json"
     summary_file.unlink(missing_ok=True)  # what an earlier run found must not stand for this one

@@ -64,10 +64,12 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
         errors and costs, higher for psnr, ssim, accuracies and images_per_second. A failed run's seed is left out.
 
     Raises:
-        ValueError: the baseline is not in the table, or a value was run twice with one seed.
+        ValueError: the factor or the baseline is not in the table, or a value was run twice with one seed.
     """
     from scipy import stats
 
+    if factor not in df:
+        raise ValueError(f"factor={factor!r} is no column of this table")
     if isinstance(baseline, (tuple, list)):
         baseline = str(tuple(baseline))  # as tables hold filters
     wide = _without_failed(df, metric).pivot(index="seed", columns=factor, values=metric)

@@ -67,6 +67,8 @@ class LatentExplorer:
         self.space = latent_space(model, data, n)
         run = load_run(classifier) if isinstance(classifier, (str, Path)) else classifier
         self.classifier = run.model if isinstance(run, Run) else run
+        if hasattr(self.classifier, "decode"):
+            raise ValueError(f"classifier={classifier!r} decodes codes and tells no classes: name a classifier")
         self.names = class_names(self.space.data.name)
         self.z: torch.Tensor = torch.zeros(self.space.latent_dim)
         self.y: int | None = None

@@ -128,7 +128,10 @@ def test_commands_write_what_they_are_named_for(command, file, checkpoint, drawn
     command = [str(drawn) if word == "DRAWN" else word for word in command]
     assert main([*command, "--model", str(checkpoint), "--output", str(tmp_path / "out")]) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == [file]
-    assert file in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert file in out
+    if command[0] == "interpolate":  # a number is an image's, not a digit
+        assert f"from               test image 0, a 0, to {drawn}\n" in out
 
 
 def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):

@@ -26,6 +26,9 @@ def test_train_writes_what_is_asked_for(tmp_path, capsys):
     assert "PCA's 0." in out[-1]
     assert checkpoint.stat().st_size > 1000
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["history.png", "reconstructions.png"]
+    assert not any("read from the store" in line for line in out)
+    assert main(["train", *SMALL, "--batch-size", "64", "--lr", "0.0005", "--seed", "42"]) == 0
+    assert "read from the store" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model", ["conv_vae", "classifier"])
@@ -106,6 +109,13 @@ def test_a_slip_is_answered_in_one_line(words, answer, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert answer in line
+
+
+def test_an_environment_that_makes_no_sense_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("LABUTILS_SCALE", "ful")
+    monkeypatch.delenv("LABUTILS_OUTPUTS")
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == "error: LABUTILS_SCALE='ful' must be one of full, smoke\n"
 
 
 def test_doctor_is_content_here_and_names_what_is_wrong(capsys, monkeypatch, tmp_path):

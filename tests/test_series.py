@@ -139,11 +139,13 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
         (tmp_path / "outputs" / path.stem / "summary.json").write_text(json.dumps({"minutes": minutes}))
     monkeypatch.setenv("LABUTILS_SCALE", "full")
     assert series_module._remaining(paths, [], "mnist") == ", about 10 minutes to the end"
-    assert series_module._remaining(paths, [], "mnist5k") == ""  # nothing is known of fewer images yet
     done = [{"notebook": "01_a", "minutes": 1.0, "failed": False}]  # on a machine that is twice as fast
-    assert series_module._remaining(paths, done, "mnist5k") == ", about 4 minutes to the end"
+    assert series_module._remaining(paths, done, "mnist") == ", about 4 minutes to the end"
     failed = [{"notebook": "02_b", "minutes": 0.1, "failed": True}]  # at once: that says nothing about the pace
-    assert series_module._remaining(paths, done + failed, "mnist5k") == ", about 2 minutes to the end"
+    assert series_module._remaining(paths, done + failed, "mnist") == ", about 2 minutes to the end"
+    for few in ([], done, 2 * done):  # the same notebooks with fewer images are other work
+        assert series_module._remaining([*paths, paths[2]], few, "mnist5k") == ""
+    assert series_module._remaining([*paths, paths[2]], 3 * done, "mnist5k") == ", about 2 minutes to the end"
     (tmp_path / "outputs" / "03_c" / "summary.json").write_text("{}")
     assert series_module._remaining(paths, done, "mnist") == ""
 

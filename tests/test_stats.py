@@ -31,6 +31,8 @@ def test_compare_by_hand():
     assert compare(df.rename(columns={"test_mse": "psnr"}), "f", "psnr", "a").loc["b", "verdict"] == "better"
     with pytest.raises(ValueError, match="baseline"):
         compare(df, "f", baseline="z")
+    with pytest.raises(ValueError, match="factor='g' is no column"):
+        compare(df, "g")
     assert compare(df[df["f"] == "a"], "f").empty
     widths = df.assign(f=df["f"].map({"a": "(4, 4)", "b": "(8, 8)", "c": "(2, 2)"}))  # as tables hold filters
     assert compare(widths, "f", baseline=(4, 4)).loc["(8, 8)", "verdict"] == "worse"

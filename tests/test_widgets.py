@@ -217,6 +217,11 @@ def test_too_few_images_are_refused(digits):
         LatentExplorer(trained_like(TINY), digits, n=3)
 
 
+def test_what_tells_no_classes_is_no_classifier(digits):
+    with pytest.raises(ValueError, match="name a classifier"):
+        LatentExplorer(trained_like(TINY), digits, classifier=trained_like(TINY))
+
+
 def test_names_are_text_and_no_markup(space, monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
     explorer = LatentExplorer(replace(space, name="<b>'me'"))
