@@ -45,6 +45,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} ({self.prog} --help)\n")
 
+    def refuse(self, word: str) -> NoReturn:
+        """Name a word that means nothing here, and the flags that it may have been meant for."""
+        if not word.startswith("-"):
+            self.error(f"{word!r} was not expected: names stand together, and values behind their --flag")
+        flags = set(re.findall(r"--([\w-]*\w)", self.format_help()))
+        near = get_close_matches(word.split("=")[0].lstrip("-"), flags, cutoff=0.7)
+        self.error(f"there is no {word}" + f", did you mean --{' or --'.join(near)}?" * bool(near))
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run it; the exit status."""
@@ -112,12 +120,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("doctor", help="check this machine: each line OK, or the remedy").set_defaults(function=_doctor)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser = commands.choices[options.command]
-        if not unknown[0].startswith("-"):
-            parser.error(f"{unknown[0]!r} was not expected: names stand together, and values behind their --flag")
-        flags = set(re.findall(r"--([\w-]*\w)", parser.format_help()))
-        near = get_close_matches(unknown[0].split("=")[0].lstrip("-"), flags, cutoff=0.7)
-        parser.error(f"there is no {unknown[0]}" + f", did you mean --{' or --'.join(near)}?" * bool(near))
+        commands.choices[options.command].refuse(unknown[0])
     return options
 
 
@@ -256,7 +259,8 @@ def _train_and_write(config: Config, options: argparse.Namespace) -> int:
     r = run(config, tensorboard=options.tensorboard, each_epoch=draw)
     for name, value in r.metrics.items():
         print(f"{name:<18} {value:.6g}")
-    read = r.path.stat().st_mtime < start
+    # who asks for the epochs has it trained again, though it be stored
+    read = r.path.stat().st_mtime < start and not (options.gallery or options.tensorboard)
     print(f"{'run':<18} {r.path}{' (trained before, read from the store)' * read}")
     if options.checkpoint_path:
         options.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)

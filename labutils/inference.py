@@ -26,8 +26,12 @@ Model = Run | nn.Module | str | Path
 
 def model_of(model: Model) -> nn.Module:
     """The model of a Run, or of what `load_run` finds under a name or path."""
-    run = load_run(model) if isinstance(model, (str, Path)) else model
-    return run.model if isinstance(run, Run) else run
+    found = _found(model)
+    return found.model if isinstance(found, Run) else found
+
+
+def _found(model: Model) -> Run | nn.Module:
+    return load_run(model) if isinstance(model, (str, Path)) else model
 
 
 def encode(model: Model, source: object, y: object = None) -> torch.Tensor:
@@ -77,8 +81,8 @@ def sample(
     Raises:
         ValueError: an unknown method, or n below 1.
     """
-    run = load_run(model) if isinstance(model, (str, Path)) else model
-    network = model_of(run)
+    found = _found(model)
+    network = model_of(found)
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
     if method not in latent.SAMPLERS:  # before images are looked for and encoded
@@ -88,8 +92,8 @@ def sample(
     if method == "prior":
         z = latent.sample_normal(n, network.latent_dim, seed)  # type: ignore[arg-type]
     else:
-        data = data or load_dataset(run.config.dataset if isinstance(run, Run) else "mnist")
-        z = latent_space(network, data).fitted(method, n, seed)
+        data = data or (load_dataset() if isinstance(found, nn.Module) else None)  # a Run names its own
+        z = latent_space(found, data).fitted(method, n, seed)
     return decode(network, z, torch.arange(n) % CLASSES if y is None else y)
 
 

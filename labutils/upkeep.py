@@ -31,6 +31,7 @@ ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is 
 RUN = re.compile("[0-9a-f]{16}")
 OURS = re.compile(r"writing-[0-9a-f]{8}|[0-9a-f]{16}(-[0-9a-f]{8}\.new|\.safetensors)")
 USELESS = ("other code", "damaged", "set aside", "abandoned")
+ABOUT = ["name", "state", "bytes", "days", "note", "result"]  # columns of a survey, before the fields of Config
 HEADLINES = ("test_accuracy", "test_neg_elbo", "test_mse")  # a run's result is the first that it has
 
 
@@ -60,8 +61,7 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     useless = abandoned()
     for path in sorted(runs.glob("unfinished/*")):
         rows.append({**_about(path), "state": "abandoned" if path in useless else "unfinished"})
-    columns = ["name", "state", "bytes", "days", "note", "result", *(f.name for f in fields(Config))]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     """
     for field, text in wanted.items():
         if field not in table:
-            raise ValueError(f"{field!r} is no field of Config, and none of name, state, bytes, days, note, result")
+            raise ValueError(f"{field!r} is no field of Config, and none of {', '.join(ABOUT)}")
         table = table[table[field].map(_as_text).eq(_as_text(text))]
     return table
 

@@ -142,7 +142,8 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
 
 
 def test_who_generates_from_the_prior_needs_no_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "load_dataset", lambda name: pytest.fail("images were looked for"))
+    for module in ("inference", "space"):
+        monkeypatch.setattr(f"labutils.{module}.load_dataset", lambda name: pytest.fail("images were looked for"))
     assert main(["generate", "--model", "vae2", "--output", str(tmp_path)]) == 0
     assert main(["generate", "--model", "vae2", "--method", "vamp", "--output", str(tmp_path)]) == 2
 

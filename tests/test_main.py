@@ -29,6 +29,9 @@ def test_train_writes_what_is_asked_for(tmp_path, capsys):
     assert not any("read from the store" in line for line in out)
     assert main(["train", *SMALL, "--batch-size", "64", "--lr", "0.0005", "--seed", "42"]) == 0
     assert "read from the store" in capsys.readouterr().out
+    log = ["--tensorboard", str(tmp_path / "log")]  # of epochs, for which it is trained again
+    assert main(["train", *SMALL, "--batch-size", "64", "--lr", "0.0005", "--seed", "42", *log]) == 0
+    assert "read from the store" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model", ["conv_vae", "classifier"])
