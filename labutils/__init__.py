@@ -1,24 +1,25 @@
-"""labutils: what the notebooks stand on.
+"""labutils: what the notebooks stand on. An arrow of imports may only go down this list.
 
-config      Config, the named configs, paths, scale        stats    summarize, compare, effects, pareto
-data        load_dataset: images found, checked, batched   timing   models timed in turns
-models      the models: encode(x) -> z, decode(z) -> x_hat latent   codes of images: encode, interpolate, sample
-objectives  batch losses: (model, x, y, …) -> dict         plots    plot_*: arrays in, Figure out
-training    fit: the one loop; evaluate                    gallery  pictures of every epoch
-transfer    another model's encoder under a classifier     report   what a notebook shows and saves
-metrics     what every run measures: quality, floors, cost series   the notebooks executed headless, and their page
-evaluation  codes and samples judged: probe, NLL, Fréchet  publication  what the repository shows, and whether it fits
-runs        run: trained once, then read from the store    keys     the name of a run: a hash of all that decides it
-sweeps      sweep, ablate: tables of runs                  files    files with a checksum inside, nothing unpickled
-workers     where a sweep's runs are made                  checkpoint  what an interrupted training goes on from
-store       stored runs: written whole, verified when read upkeep   what of the store is of no use any more
+The core, to be read in an afternoon
+  sweeps      tables of runs: sweep, ablate               stats       summarize, compare, effects, pareto
+  runs        one Config -> one stored run: Run, run, load_run
+  metrics     what every run measures                     training    fit, the one loop; evaluate
+  objectives  losses of a batch                           models      networks: encode(x) -> z, decode(z) -> x_hat
+  optim       optimizers, learning-rate schedule          data        load_dataset, subsets, batches
+  kinds       network, objective, measures and fields of each kind of model
+  config      Config and the named recipes                paths       scale, folders
 
-pretrained  the weights that come along                    pictures PNG bytes; digits drawn elsewhere, framed
-inference   encode, decode, … of tensors, arrays, pictures space    a model and where the codes of real images lie
-widgets     LatentExplorer: sliders, and a picture at once panels   traversals, interpolation, arithmetic, dreams
-latent_map  LatentMap (and .js): decoded under the mouse   controls what explorer and panels share
-export      a page without Python (decoder.js, page.html)  favourites  codes that somebody kept
-                                                           __main__ the command line
+Looked up, not read
+  device      device, precision, threads, private noise   download    image files: found, fetched, verified
+  transfer    another model's encoder under a classifier  codes       encode, interpolate, project, sample
+  pictures    PNG bytes; digits from picture files        plots       plot_*: arrays in, Figure out
+  evaluation  probe, likelihood, Fréchet distance         timing      models timed in turns
+  workers     one process a core, or any executor
+
+store/        the name of a run (key, golden), its folder, weights, checkpoints, the listing
+explore/      everything that moves: sliders, panels, map, exported page
+publish/      notebooks headless, their pages, what the repository shows
+cli/          python -m labutils
 """
 
 from importlib import import_module
@@ -27,12 +28,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
     from labutils.data import load_dataset
-    from labutils.latent_map import LatentMap as LatentMap
-    from labutils.runs import run
+    from labutils.explore.explorer import LatentExplorer as LatentExplorer
+    from labutils.explore.latent_map import LatentMap as LatentMap
+    from labutils.runs import load_run, run
     from labutils.stats import compare, summarize
-    from labutils.store import load_run, stored_runs
+    from labutils.store.folder import stored_runs
     from labutils.sweeps import ablate, sweep
-    from labutils.widgets import LatentExplorer as LatentExplorer
 
 __all__ = [
     "BASELINE",
@@ -52,19 +53,18 @@ __all__ = [
     "sweep",
 ]
 
-# not for `import *`: they bring matplotlib and ipywidgets along
-WIDGETS = {"LatentExplorer": "widgets", "LatentMap": "latent_map"}
+# where each name lives; what is not listed is in config
+HOME = {"load_dataset": "data", "run": "runs", "load_run": "runs", "stored_runs": "store.folder", "sweep": "sweeps",
+        "ablate": "sweeps", "summarize": "stats", "compare": "stats", "LatentExplorer": "explore.explorer",
+        "LatentMap": "explore.latent_map"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, imported when first used: `import labutils` costs nothing, `doctor` starts without torch."""
-    if name in WIDGETS:
-        return getattr(import_module(f"labutils.{WIDGETS[name]}"), name)
-    for module in ("config", "data", "runs", "store", "sweeps", "stats") if name in __all__ else ():
-        if hasattr(found := import_module(f"labutils.{module}"), name):
-            return getattr(found, name)
+    """Import a name when it is first used: `import labutils` costs nothing, and the widgets load for those who ask."""
+    if name in __all__ or name in HOME:
+        return getattr(import_module(f"labutils.{HOME.get(name, 'config')}"), name)
     raise AttributeError(f"module 'labutils' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *WIDGETS})
+    return sorted({*globals(), *__all__, *HOME})

@@ -1,15 +1,11 @@
-"""Config: one frozen description of a run; the named configs; where files live; the scale of the work."""
+"""Config: one frozen description of a run; the named recipes."""
 
 import hashlib
 import math
-import os
 import re
-import tempfile
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = 28
 MOST_LAYERS = 64  # a file could claim a million
 
@@ -186,54 +182,3 @@ CLASSIFIER = Config(model="classifier", filters=(16, 32, 64), batch_norm=True, a
 def stream_seed(seed: int, purpose: str) -> int:
     """The seed of one random stream of a run: initialisation, shuffling and noise never share a generator."""
     return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])
-
-
-class Scale(NamedTuple):
-    """Upper limits of a scale; None is no limit. `images` is (train, validation, test)."""
-
-    name: str
-    images: tuple[int, int, int] | None
-    epochs: int | None
-    seeds: int | None
-    values: int | None
-
-
-SCALES = {"full": Scale("full", None, None, None, None), "smoke": Scale("smoke", (1024, 256, 256), 3, 2, 2)}
-
-
-def scale() -> Scale:
-    """The scale that `LABUTILS_SCALE` names: "full" (the default) or "smoke", which only shows that everything runs."""
-    name = os.environ.get("LABUTILS_SCALE") or "full"
-    if name not in SCALES:
-        raise ValueError(f"LABUTILS_SCALE={name!r} must be one of {', '.join(SCALES)}")
-    return SCALES[name]
-
-
-def environment_path(text: str) -> Path:
-    """A folder named by an environment variable. A relative one counts from the repository's root, not from the
-    working directory: that is `notebooks/` inside a kernel and something else for the shell that set the variable."""
-    return (ROOT / Path(text).expanduser()).resolve()
-
-
-def data_dir() -> Path:
-    """Where downloads are kept."""
-    return ROOT / "data"
-
-
-def outputs_dir() -> Path:
-    """`LABUTILS_OUTPUTS`; at smoke scale a folder among the temporary files, never the published results."""
-    if folder := os.environ.get("LABUTILS_OUTPUTS"):
-        return environment_path(folder)
-    if scale().name == "smoke":
-        return Path(tempfile.gettempdir()) / f"labutils-smoke-{os.environ.get('USER', 'user')}"
-    return ROOT / "outputs"
-
-
-def runs_dir() -> Path:
-    """The run store."""
-    return outputs_dir() / "runs"
-
-
-def local_dir(dataset: str) -> Path:
-    """A reader's own tables, figures and executed notebooks for one data set at the present scale (git-ignored)."""
-    return outputs_dir() / "local" / f"{dataset}-{scale().name}"

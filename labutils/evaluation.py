@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils.data import Split, batches, to_float
-from labutils.models import inference
+from labutils.device import private_noise
+from labutils.models import eval_mode
 from labutils.objectives import kl_to_standard_normal
-from labutils.training import private_noise
 
 
 def probe(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor) -> float:
@@ -32,7 +32,7 @@ def knn(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Te
 
 def unit_kl(model: nn.Module, split: Split) -> np.ndarray:
     """(latent_dim,) KL of each latent unit of a VAE in nats, averaged over the images. A unit at zero is unused."""
-    with inference(model) as device:
+    with eval_mode(model) as device:
         posteriors = (model.posterior(x, y) for x, y in batches(split.to(device), 1000))  # type: ignore[operator]
         return torch.cat([kl_to_standard_normal(*posterior) for posterior in posteriors]).mean(0).cpu().numpy()
 
@@ -50,7 +50,7 @@ def importance_nll(model: nn.Module, split: Split, k: int = 200, *, seed: int = 
         at_once: how many codes to decode together, at least k; more are slower: they leave the caches.
     """
     parts = []
-    with inference(model) as device, private_noise(seed, "importance", device):
+    with eval_mode(model) as device, private_noise(seed, "importance", device):
         for x, y in batches(split.to(device), max(1, at_once // k)):
             mu, logvar = model.posterior(x, y)  # type: ignore[operator]
             noise = torch.randn(k, *mu.shape, device=device)
@@ -77,7 +77,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def confidence(classifier: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """images (N,1,28,28) → the classifier's label for each (N,) and how sure it is, in [0,1] (N,)."""
-    with inference(classifier) as device:
+    with eval_mode(classifier) as device:
         logits = torch.cat([classifier(to_float(x.to(device))).cpu() for x in images.split(1000)])
     sure, label = logits.softmax(1).max(1)
     return label.numpy(), sure.numpy()

@@ -11,9 +11,10 @@ from torch import nn
 
 from labutils.config import VAES, Config
 from labutils.data import Dataset, Split, batches, subset, to_float, training_images
-from labutils.models import inference
+from labutils.device import private_noise
+from labutils.models import eval_mode
 from labutils.objectives import Objective, draw_code, squared_error
-from labutils.training import evaluate, private_noise
+from labutils.training import evaluate
 
 
 def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500) -> dict[str, float]:
@@ -29,7 +30,7 @@ def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500
     if not len(split):
         raise ValueError("an empty split has no averages")
     sums = torch.zeros(4, dtype=torch.float64)
-    with inference(model) as device:
+    with eval_mode(model) as device:
         for x, y in batches(split.to(device), batch_size):
             x_hat = model(x, y)
             mse = image_mse(x, x_hat)
@@ -95,7 +96,7 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     """
     from torch.utils.flop_counter import FlopCounterMode  # only here: it brings a compiler along
 
-    with inference(model):
+    with eval_mode(model):
         with FlopCounterMode(display=False) as counter:
             model(x[:1])
         latency = [_median_ms(model, x[:1], 50), _median_ms(model, x, 10)]
@@ -130,7 +131,7 @@ def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> d
     section 5.2)."""
     terms = evaluate(model, objective, split)
     mus, squares = [], 0.0
-    with inference(model) as device, private_noise(0, "evaluation", device):
+    with eval_mode(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), 1000):
             mu, logvar = model.posterior(x, y)  # type: ignore[operator]
             squares += float(image_mse(x, model.decode(draw_code(mu, logvar), y)).sum())  # type: ignore[operator]

@@ -49,7 +49,7 @@ def _keep_variance(layer: nn.Module) -> None:
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[torch.device]:
+def eval_mode(model: nn.Module) -> Iterator[torch.device]:
     """Evaluation mode without gradients, the model's own mode afterwards; gives the device that holds the model."""
     was_training = model.training
     model.eval()
@@ -254,7 +254,7 @@ class VAE(nn.Module):
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
         z = torch.randn(n, self.latent_dim, generator=generator)
-        with inference(self) as device:
+        with eval_mode(self) as device:
             labels = None if y is None else as_labels(y, n).to(device)
             return self.decode(z.to(device), labels)
 

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
+from labutils import codes
 from labutils.config import Config
-from labutils.data import Dataset, load_dataset, training_images
-from labutils.files import ONE_AT_A_TIME
-from labutils.keys import resolved, run_key
+from labutils.data import Dataset, load_dataset, subset, training_images
 from labutils.metrics import run_metrics
-from labutils.models import build_model
+from labutils.models import CLASSES, build_model
 from labutils.objectives import build_objective
-from labutils.store import (
-    Run,
+from labutils.paths import runs_dir
+from labutils.pictures import as_images
+from labutils.store.files import ONE_AT_A_TIME
+from labutils.store.folder import (
     RunError,
     checkpoint_of,
     encoder_file,
@@ -26,9 +29,62 @@ from labutils.store import (
     unfinished_dir,
     write_run,
 )
+from labutils.store.key import resolved, run_key
+from labutils.store.listing import tidy
+from labutils.store.weights import load_pretrained, load_weights, pretrained_names
 from labutils.training import TrainingDiverged, fit
 from labutils.transfer import fit_head, start_from
-from labutils.upkeep import tidy
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch."""
+
+    config: Config
+    model: nn.Module
+    metrics: dict[str, float]
+    history: pd.DataFrame
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What to call it: "vae16" for published weights, else the kind of model, its units and the run's key."""
+        if self.path.suffix == ".safetensors":
+            return self.path.stem
+        return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
+
+    def encode(self, images: object, y: object = None) -> torch.Tensor:
+        """Images (N,1,28,28) as tensor, array or paths of pictures → codes (N,latent_dim)."""
+        return codes.encode_images(self.model, as_images(images), y)
+
+    def decode(self, z: object, y: object = None) -> torch.Tensor:
+        """Codes (N,latent_dim) → images (N,1,28,28) in [0,1]."""
+        return codes.decode_codes(self.model, codes.as_codes(z, self.model), y)
+
+    def reconstruct(self, images: object, y: object = None) -> torch.Tensor:
+        """Images as in `encode` → their reconstructions (N,1,28,28)."""
+        return self.decode(self.encode(images, y), y)
+
+    def interpolate(self, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
+        """Two images as in `encode` → (steps,1,28,28) from one to the other by way of their codes."""
+        a, b = (self.encode(image)[0] for image in (start, end))
+        return self.decode(codes.interpolate(a, b, steps, spherical=spherical))
+
+    def sample(self, n: int, method: str = "prior", *, y: object = None, seed: int = 0) -> torch.Tensor:
+        """n invented images (n,1,28,28); the methods are codes.SAMPLERS, fitted to codes of this run's data."""
+        known = None if method == "prior" else subset(load_dataset(self.config.dataset).train, 5000)
+        z = codes.invent(self.model, known, n, method, seed)
+        return self.decode(z, torch.arange(n) % CLASSES if y is None else y)
+
+
+def load_run(path: str | Path) -> Run:
+    """A run by its folder or its name in the store, weights by their published name, or a weights file, every byte
+    verified."""
+    if Path(path).suffix == ".safetensors":
+        return Run(*load_weights(Path(path)))
+    if str(path) in pretrained_names() and not Path(path).is_dir():
+        return Run(*load_pretrained(str(path)))
+    return Run(*read_run(Path(path) if Path(path).is_dir() else runs_dir() / path))
 
 
 def run(
@@ -86,7 +142,7 @@ def _run(
 ) -> Run:
     shown = tensorboard is not None or each_epoch is not None
     if (stored := find_run(key)) and not shown:
-        return stored
+        return Run(*stored)
     path = unfinished_dir().parent / key
     checkpoint = checkpoint_of(key) if config.epochs > 1 and not shown else None
     try:
@@ -110,4 +166,4 @@ def _run(
     write_run(key, config, data, model, metrics, history)
     if checkpoint:
         checkpoint.remove()
-    return read_run(path, key)
+    return Run(*read_run(path, key))

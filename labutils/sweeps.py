@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from labutils.config import BASELINE, Config, runs_dir, scale
+from labutils.config import BASELINE, Config
 from labutils.data import load_dataset
-from labutils.keys import resolved, run_key
 from labutils.metrics import floors
-from labutils.upkeep import tidy
+from labutils.paths import runs_dir, scale
+from labutils.store.key import resolved, run_key
+from labutils.store.listing import tidy
 from labutils.workers import Task, rows
 
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")

@@ -10,7 +10,7 @@ import torch
 
 from labutils.config import Config
 from labutils.data import Split, to_float
-from labutils.models import build_model, inference
+from labutils.models import build_model, eval_mode
 from labutils.objectives import build_objective
 from labutils.stats import effects
 
@@ -73,5 +73,5 @@ def effects_and_times(
 
 
 def _forward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with inference(model):
+    with eval_mode(model):
         return model(x)

@@ -1,16 +1,14 @@
 """fit: the one training loop of the whole series. evaluate: the same losses without training."""
 
 import copy
-import ctypes
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -18,11 +16,32 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from labutils.checkpoint import Checkpoint, Training
 from labutils.config import Config, stream_seed
 from labutils.data import Split, batch_sizes, batches, check_images
-from labutils.models import inference
+from labutils.device import keep_freed_memory, private_noise, resolve_device, resolve_precision
+from labutils.models import eval_mode
 from labutils.objectives import Objective
+from labutils.optim import build_optimizers, lr_factor
+
+
+@dataclass
+class Training:
+    """Everything that the next epoch depends on, besides the images and the config. `rows` is the history so far."""
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[LambdaLR]
+    shuffling: torch.Generator
+    device: torch.device
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+class Checkpoint(Protocol):
+    """Where `fit` keeps its state after each epoch; `store.checkpoint.Checkpoint` is one."""
+
+    def save(self, training: Training) -> None: ...
+
+    def restore(self, training: Training) -> int | None: ...
 
 
 class TrainingDiverged(ArithmeticError):
@@ -36,38 +55,6 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, history: pd.DataFrame, epochs: int) -> None:
         super().__init__(f"training was interrupted after {len(history)} of {epochs} epochs")
         self.history = history if len(history) else pd.DataFrame(columns=["epoch", "train_loss", "val_loss"])
-
-
-def resolve_device(name: str) -> torch.device:
-    """ "auto" as the best device there is: cuda, then mps, then cpu.
-
-    Raises:
-        ValueError: this machine (or this build of torch) does not have the device.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, ok in there.items() if ok)
-    if not there[name]:
-        raise ValueError(f"device={name!r} is not available here; available: {[d for d, ok in there.items() if ok]}")
-    return torch.device(name)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" as bfloat16 on CUDA cards that have it and float32 elsewhere.
-
-    Raises:
-        ValueError: bfloat16 was asked for and the processor would only emulate it.
-    """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        native = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if precision == "auto":
-        return "bfloat16" if native and device.type == "cuda" else "float32"
-    if precision == "bfloat16" and not native:
-        raise ValueError(f"precision='bfloat16' is not supported by this machine's {device.type}: use float32")
-    return precision
 
 
 def fit(
@@ -107,7 +94,7 @@ def fit(
     bfloat16 = resolve_precision(config.precision, device) == "bfloat16"
     model.to(device)
     train, val = train.to(device), val.to(device)
-    _keep_freed_memory()
+    keep_freed_memory()
     steps = config.epochs * len(sizes)
     training = _beginning(model, config, steps, device)
     bar = tqdm(total=steps, unit="step", disable=not progress, leave=False)
@@ -147,10 +134,8 @@ def _checked_sizes(model: nn.Module, train: Split, val: Split, config: Config) -
 
 
 def _beginning(model: nn.Module, config: Config, steps: int, device: torch.device) -> Training:
-    optimizers = _optimizers(model, config)
-    schedulers = [
-        LambdaLR(optimizer, lambda step: _lr_factor(config.schedule, step, steps)) for optimizer in optimizers
-    ]
+    optimizers = build_optimizers(model, config)
+    schedulers = [LambdaLR(optimizer, lambda step: lr_factor(config.schedule, step, steps)) for optimizer in optimizers]
     shuffling = torch.Generator().manual_seed(stream_seed(config.seed, "shuffling"))
     return Training(model, optimizers, schedulers, shuffling, device)
 
@@ -229,27 +214,11 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
     if not len(split):
         raise ValueError("an empty split has no averages")
     sums: dict[str, torch.Tensor | float] = {}
-    with inference(model) as device, private_noise(0, "evaluation", device):
+    with eval_mode(model) as device, private_noise(0, "evaluation", device):
         for x, y in batches(split.to(device), batch_size):
             for name, value in objective(model, x, y, 1.0).items():
                 sums[name] = sums.get(name, 0.0) + value * len(x)
     return {name: float(total) / len(split) for name, total in sums.items()}
-
-
-@contextmanager
-def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators (the CPU's, and that of the model's accelerator) run a stream of their own;
-    outside, they are as if nothing had happened."""
-    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CUDA only
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(stream_seed(seed, purpose))
-            if device.type != "cpu":
-                torch.get_device_module(device).manual_seed(stream_seed(seed, purpose))
-            yield
-    finally:
-        if mps_state is not None:
-            torch.mps.set_rng_state(mps_state)
 
 
 @contextmanager
@@ -293,96 +262,6 @@ def _step_seconds(
             loss.backward()
             took[threads].append(time.perf_counter() - start)
     return took
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed. By default the activations of every step go back to the kernel, which
-    hands them out again as zeroed pages, one fault each: a sixth of a step's time on Linux."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-    # blocks below 32 MiB (more an older glibc refuses) come from the heap, which keeps up to 256 MiB of free space
-    if mallopt and mallopt(m_mmap_threshold, 2**25):
-        mallopt(m_trim_threshold, 2**28)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal before each step (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
-
-    A kernel (O,I,h,w) counts as the matrix (O, h·w·I). Steps are as long as Adam's for the same learning rate. torch's
-    own Muon takes matrices only and one at a time, which here costs three times as much: a seventh of a training step.
-    """
-
-    def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
-        super().__init__(groups, {"weight_decay": weight_decay, "momentum": 0.9})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape.setdefault(p.shape, []).append(p)
-            for parameters in by_shape.values():
-                self._step_of_a_shape(parameters, group["lr"], group["weight_decay"], group["momentum"])
-
-    def _step_of_a_shape(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
-        matrices = []
-        for p in parameters:
-            mean = self.state[p].setdefault("mean", torch.zeros_like(p))
-            mean.lerp_(p.grad, 1 - momentum)
-            ahead = p.grad.lerp(mean, momentum)  # type: ignore[union-attr]
-            matrices.append((ahead.permute(0, 2, 3, 1) if p.ndim == 4 else ahead).reshape(len(p), -1))
-        steps = _orthogonal(torch.stack(matrices))
-        length = 0.2 * lr * max(steps.shape[1:]) ** 0.5
-        for p, step in zip(parameters, steps, strict=True):
-            if p.ndim == 4:
-                step = step.view(len(p), *p.shape[2:], p.shape[1]).permute(0, 3, 1, 2)
-            p.mul_(1 - lr * weight_decay).add_(step, alpha=-length)
-
-
-def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """(N,r,c) → (N,r,c): all singular values pushed towards 1 by two Newton–Schulz iterations with Jordan's quintic.
-
-    He takes five. On matrices as small as ours two teach as much: after one epoch COMPACT's validation error is the
-    same to half a percent.
-    """
-    tall = matrices.shape[1] > matrices.shape[2]
-    m = matrices.mT if tall else matrices
-    m = m / m.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    for _ in range(2):
-        square = m @ m.mT
-        m = 3.4445 * m + (-4.7750 * square + 2.0315 * square @ square) @ m
-    return m.mT if tall else m
-
-
-def _optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
-    """Usually one. Muon leaves vectors and the layers at both ends to AdamW, as its authors advise."""
-    parameters, decay = list(model.parameters()), config.weight_decay
-    if config.optimizer == "sgd":
-        return [torch.optim.SGD(_groups(model, parameters, config), momentum=0.9, nesterov=True, weight_decay=decay)]
-    inner = [p for p in parameters if p.ndim > 1][1:-1] if config.optimizer == "muon" else []
-    outer = [p for p in parameters if all(p is not q for q in inner)]
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    adam = kind(_groups(model, outer, config), betas=(0.9, config.beta2), weight_decay=decay, fused=True)
-    return [adam, Muon(_groups(model, inner, config), decay)] if inner else [adam]
-
-
-def _groups(model: nn.Module, parameters: list[nn.Parameter], config: Config) -> list[dict[str, Any]]:
-    """The parameters with their learning rates: a classifier's encoder has one of its own."""
-    encoder = [q for name, q in model.named_parameters() if name.startswith("encoder.") and config.encoder_lr != 1]
-    own = [p for p in parameters if any(p is q for q in encoder)]
-    others = [p for p in parameters if all(p is not q for q in own)]
-    rates = ((others, config.lr), (own, config.lr * config.encoder_lr))
-    return [{"params": group, "lr": lr} for group, lr in rates if group]
-
-
-def _lr_factor(schedule: str, step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0, as a share of the peak."""
-    if schedule == "constant":
-        return 1.0
-    warm_up = max(1, steps // 10)
-    return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
 
 def _calmer(lr: float) -> str:

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from labutils.checkpoint import Checkpoint
 from labutils.config import Config
 from labutils.data import Split, batches
-from labutils.files import read_weights
-from labutils.models import Classifier, inference
+from labutils.device import resolve_device
+from labutils.models import Classifier, eval_mode
 from labutils.objectives import Objective
-from labutils.training import fit, resolve_device
+from labutils.store.files import read_weights
+from labutils.training import Checkpoint, fit
 
 # What an encoder's layers follow from
 LAYERS = ("filters", "depth", "residual", "batch_norm", "activation", "negative_slope", "latent_dim")
@@ -93,6 +93,6 @@ def fit_head(
 
 
 def _encoded(model: Classifier, split: Split) -> Split:
-    with inference(model) as device:
+    with eval_mode(model) as device:
         codes = torch.cat([model.encode(x).float() for x, _ in batches(split.to(device), 1000)])
     return Split(codes, split.labels.to(device))

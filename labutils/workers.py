@@ -15,10 +15,11 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from functools import partial
 from typing import Any, NamedTuple
 
-from labutils.config import Config, environment_path, outputs_dir, scale
+from labutils.config import Config
 from labutils.metrics import known_floors
+from labutils.paths import environment_path, outputs_dir, scale
 from labutils.runs import run_row
-from labutils.store import RunError, failed_row
+from labutils.store.folder import RunError, failed_row
 
 Row = dict[str, Any]
 

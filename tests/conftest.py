@@ -10,7 +10,7 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from labutils import data
-from labutils.config import environment_path
+from labutils.paths import environment_path
 
 # Before the fixture below takes it out of the environment: a reader's own copy of the real sets.
 REAL_DATA = environment_path(os.environ.get("LABUTILS_DATA") or "../shared/data")

@@ -42,7 +42,7 @@ def train_and_die(outputs, values, event):
 def at_event(event, what, patch):
     """Do `what` at the event number `event` of saving, counted from 0: a file half written, or one or a folder about to
     get its name."""
-    from labutils import store
+    from labutils.store import folder
 
     seen = iter(range(1_000_000))
 
@@ -57,7 +57,7 @@ def at_event(event, what, patch):
         return done
 
     write_bytes = Path.write_bytes
-    patch(store, "write", spoilt(store.write, half=True))
+    patch(folder, "write", spoilt(folder.write, half=True))
     patch(Path, "write_bytes", spoilt(write_bytes, half=True))
     for name in ("rename", "replace"):
         patch(Path, name, spoilt(getattr(Path, name), half=False))

@@ -13,13 +13,13 @@ import torch
 from damages import damaged
 
 from labutils import CLASSIFIER, COMPACT, Config, run, runs
-from labutils.checkpoint import Checkpoint
 from labutils.data import subset
-from labutils.files import pack, unpack
 from labutils.models import build_model
 from labutils.objectives import squared_error
+from labutils.store.checkpoint import Checkpoint
+from labutils.store.files import pack, unpack
+from labutils.store.listing import ABANDONED
 from labutils.training import TrainingDiverged, TrainingInterrupted, fit
-from labutils.upkeep import ABANDONED
 
 FEW = {"dataset": "mnist5k", "device": "cpu", "n_train": 100, "epochs": 4, "batch_size": 32, "latent_dim": 3,
        "filters": (4, 4), "depth": 2}  # fmt: skip

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from damages import damaged
+from labutils.download import PARTS, DataError
 from torchvision import datasets
 
 from labutils import data
-from labutils.config import environment_path
-from labutils.data import PARTS, DataError, Split, batches, check_images, load_dataset, subset, to_float
+from labutils.data import Split, batches, check_images, load_dataset, subset, to_float
+from labutils.paths import environment_path
 
 HTML = b"<!DOCTYPE html><html><body>Please accept the terms of this airport.</body></html>"
 

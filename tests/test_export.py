@@ -11,9 +11,9 @@ import torch
 from test_widgets import TINY, trained_like
 
 from labutils import LatentExplorer
-from labutils.export import decoder_spec, export_html
+from labutils.explore.page import decoder_spec, export_html
+from labutils.explore.space import latent_space
 from labutils.models import build_model
-from labutils.space import latent_space
 
 
 def test_a_page_holds_everything_and_asks_for_nothing(digits, tmp_path):

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labutils import BASELINE
-from labutils.files import pack, read_model, read_weights, unpack, weights_file
 from labutils.models import build_model
+from labutils.store.files import pack, read_model, read_weights, unpack, weights_file
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, device="cpu")
 

@@ -13,10 +13,10 @@ from test_main import SMALL
 from test_runs import TINY
 from test_widgets import trained_like
 
-from labutils import Config, inference, latent, run
-from labutils.__main__ import main
+from labutils import Config, codes, inference, run
+from labutils.cli.main import main
 from labutils.models import build_model
-from labutils.store import Run
+from labutils.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def drawn(tmp_path, digits):
 
 def test_a_run_takes_tensors_arrays_and_files(trained, digits, drawn):
     x = digits.test.images[:3]
-    z = latent.encode_images(trained.model, x)
+    z = codes.encode_images(trained.model, x)
     for source in (x, x.numpy(), x.float() / 255, x[:, 0]):
         torch.testing.assert_close(trained.encode(source), z)
-    torch.testing.assert_close(trained.decode(z.tolist()), latent.decode_codes(trained.model, z))
+    torch.testing.assert_close(trained.decode(z.tolist()), codes.decode_codes(trained.model, z))
     torch.testing.assert_close(trained.decode(z[0]), trained.decode(z)[:1])
-    torch.testing.assert_close(trained.reconstruct(x.numpy()), latent.reconstruct(trained.model, x))
+    torch.testing.assert_close(trained.reconstruct(x.numpy()), codes.reconstruct(trained.model, x))
     assert trained.reconstruct(drawn).shape == (1, 1, 28, 28)
     between = trained.interpolate(x[:1], drawn, steps=5)
     torch.testing.assert_close(between[0], trained.reconstruct(x[:1])[0])
@@ -49,7 +49,7 @@ def test_a_run_takes_tensors_arrays_and_files(trained, digits, drawn):
 
 
 def test_samples_repeat(trained):
-    for method in latent.SAMPLERS:
+    for method in codes.SAMPLERS:
         x = trained.sample(4, method, seed=1)
         assert x.shape == (4, 1, 28, 28)
         assert torch.equal(x, trained.sample(4, method, seed=1))
@@ -61,10 +61,10 @@ def test_a_conditional_model_is_told_what_is_known(digits, tmp_path, monkeypatch
     told = trained_like(replace(TINY, model="conditional_vae"))
     x, y = digits.test.images[:20], digits.test.labels[:20]
     torch.testing.assert_close(inference.reconstruct(told, x, y), told(x / 255, y), rtol=1e-3, atol=1e-4)
-    z = latent.sample_normal(12, 3, seed=4)
+    z = codes.sample_normal(12, 3, seed=4)
     in_turn = inference.sample(told, 12, seed=4)
-    torch.testing.assert_close(in_turn, latent.decode_codes(told, z, torch.arange(12) % 10))
-    torch.testing.assert_close(inference.sample(told, 12, y=7, seed=4), latent.decode_codes(told, z, 7))
+    torch.testing.assert_close(in_turn, codes.decode_codes(told, z, torch.arange(12) % 10))
+    torch.testing.assert_close(inference.sample(told, 12, y=7, seed=4), codes.decode_codes(told, z, 7))
     for wrong in ([1, 2], 10, 1.5):
         with pytest.raises(ValueError, match="0 to 9"):
             inference.sample(told, 12, y=wrong)
@@ -86,7 +86,7 @@ def test_what_decodes_nothing_and_nothing_to_decode_are_refused(trained, digits)
         inference.reconstruct(classifier, digits.test.images[:1])
     with pytest.raises(ValueError, match="y=3 means nothing"):
         trained.sample(2, y=3)
-    for method in latent.SAMPLERS:
+    for method in codes.SAMPLERS:
         with pytest.raises(ValueError, match="n=0"):
             trained.sample(0, method)
     with pytest.raises(ValueError, match="steps=1"):

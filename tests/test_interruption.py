@@ -17,7 +17,7 @@ import torch
 from processes import at_event, context, seconds_of, start, train_and_die, train_on_a_small_disk, train_together
 
 from labutils import BASELINE, load_run, run, stored_runs
-from labutils.store import FILES, RunError, run_folders
+from labutils.store.folder import FILES, RunError, run_folders
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and permissions are those of Linux and macOS")
 

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from labutils import BASELINE, Config, plots, run
-from labutils.gallery import epoch_gallery
-from labutils.latent import (
+from labutils.codes import (
     SAMPLERS,
     covariance_root,
     decode_codes,
@@ -27,6 +26,7 @@ from labutils.latent import (
     sample_normal,
     traverse,
 )
+from labutils.explore.gallery import epoch_gallery
 from labutils.models import build_model
 
 

@@ -12,9 +12,9 @@ from sklearn.decomposition import PCA
 from test_widgets import TINY, message, trained_like
 
 from labutils import LatentExplorer, LatentMap
-from labutils.latent_map import GRID, Projection
+from labutils.explore.latent_map import GRID, Projection
+from labutils.explore.space import latent_space
 from labutils.pictures import png
-from labutils.space import latent_space
 
 
 @pytest.fixture(scope="module")

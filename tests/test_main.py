@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from labutils import CLASSIFIER, Config
-from labutils.__main__ import _in_words, main
+from labutils.cli.main import _in_words, main
 
 SMALL = [
     *("--dataset", "mnist5k", "--filters", "4,4", "--depth", "2", "--latent-dim", "3"),

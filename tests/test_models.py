@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from labutils.codes import decode_codes
 from labutils.config import BASELINE, COMPACT, Config
 from labutils.data import Dataset, subset
-from labutils.latent import decode_codes
 from labutils.models import VAE, build_model
 from labutils.objectives import build_objective, negative_elbo
 from labutils.training import fit

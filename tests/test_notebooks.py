@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from labutils.config import ROOT
-from labutils.series import code_cells
+from labutils.paths import ROOT
+from labutils.publish.series import code_cells
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

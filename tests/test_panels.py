@@ -11,11 +11,18 @@ from ipywidgets.widgets import widget as ipywidgets_widget
 from PIL import Image as Picture
 from test_widgets import TINY, message, trained_like
 
-from labutils import panels
-from labutils.latent import interpolate
-from labutils.panels import arithmetic, evaluate, interpolation, random_digits, side_by_side, traversals
+from labutils.codes import interpolate
+from labutils.explore import panels
+from labutils.explore.panels import (
+    arithmetic,
+    arithmetic_code,
+    interpolation,
+    random_digits,
+    side_by_side,
+    traversals,
+)
+from labutils.explore.space import RANDOM, latent_space
 from labutils.pictures import png
-from labutils.space import RANDOM, latent_space
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +86,13 @@ def test_digits_can_be_calculated_with(space):
         ("0.5 * 3 − #12", 0.5 * mean[3] - one, ["3", "#12"]),
         ("3 - 3", torch.zeros(5), ["3"]),
     ):
-        got, operands = evaluate(text, space)
+        got, operands = arithmetic_code(text, space)
         torch.testing.assert_close(got, code)
         assert list(operands) == names
         labels = [int(space.data.test.labels[12]) if "#" in name else int(name) for name in names]
         assert [label for _, label in operands.values()] == labels
     for text in panels.EXAMPLES:
-        assert evaluate(text, space)[0].isfinite().all()
+        assert arithmetic_code(text, space)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_digits_can_be_calculated_with(space):
 )
 def test_what_is_no_expression_is_refused(space, text):
     with pytest.raises(ValueError, match=r"digits|expression|last|too large"):
-        evaluate(text, space)
+        arithmetic_code(text, space)
 
 
 def test_arithmetic_shows_operands_and_result_and_errors(space):
@@ -117,7 +124,7 @@ def test_arithmetic_shows_operands_and_result_and_errors(space):
     assert len(views(panel.box)) == 4
     message(panel.controls[0], value="2 - #3")
     assert len(views(panel.box)) == 3
-    code = evaluate("2 - #3", space)[0]
+    code = arithmetic_code("2 - #3", space)[0]
     np.testing.assert_array_equal(pixels(views(panel.box)[-1].value), pixels(png(space.decode(code[None]))))
     message(panel.controls[0], value="7 !")  # ipywidgets logs what a message from the page raises
     assert "7 !" in panel.status.line.value
@@ -133,7 +140,7 @@ def test_a_conditional_decoder_is_told_what_its_operands_are(digits):
     space = latent_space(trained_like(replace(TINY, model="conditional_vae")), digits, n=300)
     panel = arithmetic(space, expression="3 - #12")
     three, image, _ = views(panel.box)
-    code, operands = evaluate("3 - #12", space)
+    code, operands = arithmetic_code("3 - #12", space)
     label = int(digits.test.labels[12])
     assert three.value == png(space.decode(space.mean_code(3)[None], 3))
     assert image.value == png(space.decode(space.encode(digits.test.images[12:13], label), label))

@@ -9,13 +9,15 @@ import pytest
 import torch
 from test_runs import TINY, equal
 
-from labutils import load_run, pretrained, run
+from labutils import load_run, run
+from labutils.codes import reconstruct
 from labutils.config import Config
 from labutils.evaluation import confidence
-from labutils.files import pack, read_weights
-from labutils.latent import reconstruct
-from labutils.pretrained import PRETRAINED, load_or_train, load_pretrained, pretrain, pretrained_dir
-from labutils.store import RunError
+from labutils.publish import pretrained
+from labutils.publish.pretrained import PRETRAINED, load_or_train, pretrain
+from labutils.store.files import pack, read_weights
+from labutils.store.folder import RunError
+from labutils.store.weights import load_pretrained, pretrained_dir
 
 COMMITTED = pretrained_dir()
 

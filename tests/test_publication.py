@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from labutils import BASELINE, run
-from labutils.config import ROOT
+from labutils.paths import ROOT
 from labutils.plots import figure
-from labutils.publication import problems, publish, published, published_runs, write_pages
-from labutils.report import read_summary, save_results, write_summary
-from labutils.series import code_and_outputs
-from labutils.store import stored_row
+from labutils.publish.publication import problems, publish, published, published_runs, write_pages
+from labutils.publish.report import read_summary, save_results, write_summary
+from labutils.publish.series import code_and_outputs
+from labutils.store.folder import stored_row
 from labutils.sweeps import config_of
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")

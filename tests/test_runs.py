@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from test_config import configs
 
-from labutils import BASELINE, Config, ablate, keys, load_run, run, runs, stored_runs, summarize, sweep, sweeps
-from labutils.keys import _code, hash_of, run_key
-from labutils.store import FILES, RunError
+from labutils import BASELINE, Config, ablate, load_run, run, runs, stored_runs, summarize, sweep, sweeps
+from labutils.store import key
+from labutils.store.folder import FILES, RunError
+from labutils.store.key import _code, hash_of, run_key
 from labutils.training import TrainingDiverged
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
@@ -127,7 +128,7 @@ def test_every_field_changes_the_key(field):
 def test_other_images_or_other_code_change_the_key(monkeypatch):
     key = run_key(TINY, "data")
     assert run_key(TINY, "other data") != key
-    monkeypatch.setattr(keys, "code_hash", lambda: "other code")
+    monkeypatch.setattr(key, "code_hash", lambda: "other code")
     assert run_key(TINY, "data") != key
 
 
@@ -282,7 +283,7 @@ def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
     with pytest.warns(UserWarning, match="set aside"):
         run(replace(TINY, latent_dim=2, seed=0), progress=False)
     assert len(stored_runs()) == 3  # what was set aside does not count a seed twice
-    monkeypatch.setattr(keys, "code_hash", lambda: "other code")
+    monkeypatch.setattr(key, "code_hash", lambda: "other code")
     assert stored_runs().empty
 
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from labutils import series as series_module
-from labutils.keys import code_hash
-from labutils.report import save_results
-from labutils.series import run_series
+from labutils.publish import series as series_module
+from labutils.publish.report import save_results
+from labutils.publish.series import run_series
+from labutils.store.key import code_hash
 
 LOADED = {"fashion_mnist": "fashion_mnist"}
 CELLS = """

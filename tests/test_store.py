@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from labutils import BASELINE, Config, load_run, run, stored_runs
-from labutils.checkpoint import Checkpoint
-from labutils.config import runs_dir
-from labutils.files import read_model
-from labutils.keys import hash_of
-from labutils.store import FILES, RunError, encoder_file, keep_encoder, read_run, stored_row
+from labutils.paths import runs_dir
+from labutils.store.checkpoint import Checkpoint
+from labutils.store.files import read_model
+from labutils.store.folder import FILES, RunError, encoder_file, keep_encoder, read_run, stored_row
+from labutils.store.key import hash_of
+from labutils.store.listing import differences, survey
 from labutils.training import _beginning
-from labutils.upkeep import differences, survey
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 ALL = (*FILES, "MANIFEST.json")

@@ -21,6 +21,7 @@ from torch.distributions import Normal, kl_divergence
 from labutils import training
 from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
+from labutils.device import resolve_device, resolve_precision
 from labutils.models import build_model
 from labutils.objectives import (
     build_objective,
@@ -30,7 +31,7 @@ from labutils.objectives import (
     negative_elbo,
     squared_error,
 )
-from labutils.training import TrainingDiverged, TrainingInterrupted, evaluate, fit, resolve_device, resolve_precision
+from labutils.training import TrainingDiverged, TrainingInterrupted, evaluate, fit
 
 # 40 images in batches of 16 make three steps an epoch, the last of 8 images.
 # Batch norm and a decoupled decay: whatever state a layer or an optimiser can have is there to be disturbed.

@@ -7,11 +7,11 @@ import torch
 
 from labutils import BASELINE, Config, load_run, run
 from labutils.data import Split, batches, labelled, subset
-from labutils.files import weights_file
 from labutils.models import Classifier, build_model
 from labutils.objectives import build_objective, label_error, moved
-from labutils.store import RunError, keep_encoder
-from labutils.training import _optimizers
+from labutils.optim import _optimizers
+from labutils.store.files import weights_file
+from labutils.store.folder import RunError, keep_encoder
 from labutils.transfer import fit_head
 
 SMALL = {"dataset": "mnist5k", "filters": (4, 4), "depth": 2, "latent_dim": 3, "batch_norm": True, "device": "cpu"}

@@ -9,10 +9,11 @@ from dataclasses import fields, replace
 import pandas as pd
 import pytest
 
-from labutils import BASELINE, CLASSIFIER, Config, keys, load_run, run, stored_runs
-from labutils.__main__ import main
-from labutils.store import keep_encoder, run_folders
-from labutils.upkeep import ABANDONED, differences, remove, select, survey, tidy
+from labutils import BASELINE, CLASSIFIER, Config, load_run, run, stored_runs
+from labutils.cli.main import main
+from labutils.store import key
+from labutils.store.folder import keep_encoder, run_folders
+from labutils.store.listing import ABANDONED, differences, remove, select, survey, tidy
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 
@@ -23,7 +24,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
     store = tmp_path / "runs"
     with monkeypatch.context() as patch:
-        patch.setattr(keys, "code_hash", lambda: "other code")
+        patch.setattr(key, "code_hash", lambda: "other code")
         patch.setattr("labutils.store.code_hash", lambda: "other code")
         run(replace(TINY, latent_dim=2), progress=False)
     good = run(TINY, progress=False)

@@ -12,10 +12,10 @@ from ipywidgets.widgets import widget as ipywidgets_widget
 from PIL import Image
 
 from labutils import BASELINE, Config, LatentExplorer
-from labutils.controls import Later, Status
+from labutils.explore.controls import Later, Status
+from labutils.explore.space import RANDOM, latent_space
 from labutils.models import build_model
 from labutils.pictures import png
-from labutils.space import RANDOM, latent_space
 
 TINY = replace(BASELINE, filters=(4, 4), depth=2, latent_dim=5)
 

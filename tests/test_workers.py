@@ -14,7 +14,7 @@ from processes import LETHAL, context, run_row_or_die
 
 from labutils import BASELINE, load_run, run, stored_runs, sweep, workers
 from labutils.runs import run_row
-from labutils.store import RunError
+from labutils.store.folder import RunError
 from labutils.workers import Task, rows
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")

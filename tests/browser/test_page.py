@@ -12,10 +12,10 @@ from PIL import Image
 
 from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE
 from labutils.config import Config
-from labutils.export import HERE, _inlined, export_html
-from labutils.latent_map import GRID, LatentMap
+from labutils.explore.latent_map import GRID, LatentMap
+from labutils.explore.page import HERE, _inlined, export_html
+from labutils.explore.space import latent_space
 from labutils.models import build_model
-from labutils.space import latent_space
 
 MODELS = {
     "plain autoencoder": BASELINE,

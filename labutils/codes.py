@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils.config import stream_seed
-from labutils.data import to_float
-from labutils.models import as_labels, inference
+from labutils.data import Split, to_float
+from labutils.models import as_labels, eval_mode
 
 
 def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
@@ -22,7 +22,7 @@ def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batc
         ValueError: labels that are none.
     """
     told = None if y is None or not getattr(model, "conditional", False) else _labels(y, len(images))
-    with inference(model) as device:
+    with eval_mode(model) as device:
         codes = []
         for i in range(0, len(images), batch_size):
             labels = [] if told is None else [told[i : i + batch_size].to(device)]
@@ -33,7 +33,7 @@ def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batc
 def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
     """codes (N,latent_dim), and labels as in `encode_images` → images (N,1,28,28) in [0,1]."""
     told = None if y is None else _labels(y, len(z))
-    with inference(model) as device:
+    with eval_mode(model) as device:
         images = []
         for i in range(0, len(z), batch_size):
             labels = None if told is None else told[i : i + batch_size].to(device)
@@ -167,3 +167,22 @@ def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
         finally:
             torch.set_num_threads(threads)  # numba's OpenMP is torch's: it starts with a thread a core
     raise ValueError(f"method={method!r} must be one of pca, tsne, umap")
+
+
+def as_codes(z: object, model: nn.Module) -> torch.Tensor:
+    """Codes as tensor, array or lists, (N,latent_dim) or (latent_dim,) → (N,latent_dim), checked."""
+    if not hasattr(model, "decode"):
+        raise ValueError(f"a {type(model).__name__} decodes nothing: take an autoencoder or a VAE")
+    codes = torch.atleast_2d(torch.as_tensor(z, dtype=torch.float32))
+    if codes.ndim != 2 or codes.shape[1] != model.latent_dim or not codes.isfinite().all():
+        raise ValueError(f"codes have shape {tuple(codes.shape)}, expected (N, {model.latent_dim}) of finite numbers")
+    return codes
+
+
+def invent(model: nn.Module, known: Split | None, n: int, method: str, seed: int = 0) -> torch.Tensor:
+    """(n,latent_dim) random codes: from N(0, I), or fitted to those of known images."""
+    if known is None:
+        return sample_normal(n, model.latent_dim, seed)  # type: ignore[arg-type]
+    z = encode_images(model, known.images, known.labels)
+    size = z.std()  # an autoencoder's codes may be of any size: fitted at unit size they are safe
+    return size * sample_codes(method, n, z.double() / size, known.labels, seed)

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from labutils.config import ROOT, local_dir, scale
 from labutils.data import load_dataset
-from labutils.report import read_summary, write_summary
+from labutils.paths import ROOT, local_dir, scale
+from labutils.publish.report import read_summary, write_summary
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"

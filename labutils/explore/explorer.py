@@ -9,7 +9,8 @@ import ipywidgets as widgets
 import torch
 from torch import nn
 
-from labutils.controls import (
+from labutils.data import Dataset
+from labutils.explore.controls import (
     STYLE,
     Later,
     Status,
@@ -23,13 +24,12 @@ from labutils.controls import (
     show,
     view,
 )
-from labutils.data import Dataset
-from labutils.favourites import add_favourite, favourites_file, read_favourites
-from labutils.models import inference
+from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
+from labutils.explore.space import RANDOM, Space, latent_space
+from labutils.models import eval_mode
 from labutils.pictures import png
 from labutils.plots import class_names
-from labutils.space import RANDOM, Space, latent_space
-from labutils.store import Run, load_run
+from labutils.runs import Run, load_run
 
 ANY = -1  # the digit that is not chosen
 PAGE = 32  # sliders that are seen at once
@@ -222,7 +222,7 @@ class LatentExplorer:
             f"images<br>code: farther from the centre than <b>{code:.0%}</b> of real codes"
         )
         if self.classifier is not None:
-            with inference(self.classifier) as device:
+            with eval_mode(self.classifier) as device:
                 shares = self.classifier(x.to(device)).softmax(1)[0].cpu().tolist()
             self._opinion.value = bars(shares, self.names)
 
@@ -234,7 +234,7 @@ class LatentExplorer:
 
     def export_html(self, path: str | Path, **options: Any) -> Path:
         """Write a page that needs neither Python nor a network: see `export.export_html`."""
-        from labutils.export import export_html
+        from labutils.explore.page import export_html
 
         return export_html(self.space, path, **options)
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from labutils.codes import encode_images, sample_codes, sample_normal
 from labutils.data import Dataset, Split, load_dataset, subset, to_float
 from labutils.evaluation import unit_kl
-from labutils.latent import encode_images, sample_codes, sample_normal
-from labutils.models import inference
+from labutils.models import eval_mode
 
 if TYPE_CHECKING:
-    from labutils.store import Run
+    from labutils.runs import Run
 
 RANDOM = ("prior", "uniform", "gaussian", "mixture", "of a class")
 POOL = 256  # codes drawn at once: a mixture takes a second to fit
@@ -58,7 +58,7 @@ class Space:
         device = next(self.model.parameters()).device
         labels = None if y is None else torch.as_tensor(y, device=device).expand(len(z))
         # to set the mode of every layer takes as long as decoding one code: only where it is not set already
-        with inference(self.model) if self.model.training else torch.inference_mode():
+        with eval_mode(self.model) if self.model.training else torch.inference_mode():
             return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
 
     def encode(self, images: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
@@ -203,7 +203,7 @@ def _named(model: "Run | nn.Module | str | Path") -> tuple[str, nn.Module, str |
     """A name to show, the model, and the data set it was trained on where that is known."""
     if isinstance(model, nn.Module):
         return type(model).__name__, model, None
-    from labutils.store import load_run
+    from labutils.runs import load_run
 
     run = load_run(model) if isinstance(model, (str, Path)) else model
     return run.name, run.model, run.config.dataset

@@ -1,7 +1,7 @@
 """LatentMap: the codes of thousands of test images in two dimensions, decoded under the mouse."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anywidget
 import numpy as np
@@ -9,20 +9,27 @@ import torch
 import traitlets
 from torch import nn
 
+from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
-from labutils.latent import project
+from labutils.explore.space import Space, latent_space
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS, class_names
-from labutils.space import Space, latent_space
 
 if TYPE_CHECKING:
-    from labutils.store import Run
-    from labutils.widgets import LatentExplorer
+    from labutils.runs import Run
 
 METHODS = ("codes", "pca", "tsne", "umap")
 NEIGHBOURS = 8  # codes that are averaged where a projection has no inverse
 GRID = 24  # pictures along an edge of the atlas
 SCRIPT = Path(__file__).parent / "latent_map.js"
+
+
+class Explorer(Protocol):
+    """What a map needs of the explorer beside it."""
+
+    space: Space
+
+    def from_image(self, index: int) -> None: ...
 
 
 class Projection:
@@ -126,7 +133,7 @@ class LatentMap(anywidget.AnyWidget):
         method: str | None = None,
         *,
         n: int = 3000,
-        explorer: "LatentExplorer | None" = None,
+        explorer: Explorer | None = None,
     ) -> None:
         if model is None and explorer is None:
             raise ValueError("a map needs a model, or an explorer whose model it takes")

@@ -17,27 +17,25 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from labutils.checkpoint import Checkpoint
-from labutils.config import Config, runs_dir, scale
+from labutils.config import Config
 from labutils.data import Dataset
-from labutils.files import WEIGHTS_LIMIT, json_sum, read, read_model, unpack, weights_file, write
-from labutils.keys import code_hash, hash_of, of_today, torch_version
+from labutils.paths import runs_dir, scale
+from labutils.store.checkpoint import Checkpoint
+from labutils.store.files import UNREADABLE, WEIGHTS_LIMIT, json_sum, read, read_model, unpack, weights_file, write
+from labutils.store.key import hash_of, of_today, recipe, torch_version
 from labutils.transfer import encoder_layers
 
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 LIMITS = {"MANIFEST.json": 2**20, "config.json": 2**20, "metrics.json": 2**20, "history.csv": 2**28,
           "model.safetensors": WEIGHTS_LIMIT}  # bytes  # fmt: skip
-# What JSON, CSV and safetensors that are not ours can raise
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 MADE_FROM, VERSIONS = ("data", "code", "torch"), ("python", "torch", "numpy")
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 MANIFEST = {"key": str, "made_from": dict, "files": dict, "versions": dict, "scale": str, "platform": str}
@@ -47,9 +45,8 @@ class RunError(RuntimeError):
     """A stored run is missing, damaged or made by something else; the message names it."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch."""
+class Stored(NamedTuple):
+    """What a folder or a weights file holds: the model in evaluation mode on the CPU, metrics, a row an epoch."""
 
     config: Config
     model: nn.Module
@@ -57,64 +54,8 @@ class Run:
     history: pd.DataFrame
     path: Path
 
-    @property
-    def name(self) -> str:
-        """What to call it: "vae16" for published weights, else the kind of model, its units and the run's key."""
-        if self.path.suffix == ".safetensors":
-            return self.path.stem
-        return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
 
-    def encode(self, images: object, y: object = None) -> torch.Tensor:
-        """Images (N,1,28,28) as tensor, array or paths of pictures → codes (N,latent_dim); see inference.py."""
-        return _inference().encode(self.model, images, y)
-
-    def decode(self, z: object, y: object = None) -> torch.Tensor:
-        """Codes (N,latent_dim) → images (N,1,28,28) in [0,1]."""
-        return _inference().decode(self.model, z, y)
-
-    def reconstruct(self, images: object, y: object = None) -> torch.Tensor:
-        """Images as in `encode` → their reconstructions (N,1,28,28)."""
-        return _inference().reconstruct(self.model, images, y)
-
-    def interpolate(self, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
-        """Two images as in `encode` → (steps,1,28,28) from one to the other by way of their codes."""
-        return _inference().interpolate(self.model, start, end, steps, spherical=spherical)
-
-    def sample(self, n: int, method: str = "prior", *, y: object = None, seed: int = 0) -> torch.Tensor:
-        """n invented images (n,1,28,28); the methods are latent.SAMPLERS, fitted to codes of this run's data."""
-        return _inference().sample(self, n, method, y=y, seed=seed)
-
-
-def _inference() -> Any:
-    from labutils import inference  # only here: it stands on this module
-
-    return inference
-
-
-def load_run(path: str | Path) -> Run:
-    """Read a stored run back, every byte verified.
-
-    Args:
-        path: the run's folder, or its name in the run store; the name of weights that come with the repository, such
-            as "vae16" (see pretrained.py); or a weights file (.safetensors) that `--checkpoint-path` wrote.
-
-    Raises:
-        RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
-    """
-    from labutils.pretrained import PRETRAINED, load_pretrained, load_weights  # only here: it stands on this module
-
-    if str(path) in PRETRAINED and not Path(path).is_dir():
-        return load_pretrained(str(path))
-    if Path(path).suffix == ".safetensors":
-        return load_weights(Path(path))
-    folder = Path(path) if Path(path).is_dir() else runs_dir() / path
-    if not os.path.lexists(folder):
-        names = ", ".join(PRETRAINED)
-        raise RunError(f"there is no run {str(path)!r}, neither in the store nor as a folder; weights: {names}")
-    return read_run(folder)
-
-
-def read_run(path: Path, key: str | None = None) -> Run:
+def read_run(path: Path, key: str | None = None) -> Stored:
     """`load_run`, where `key` says which run it has to be."""
     manifest = read_manifest(path)
     content = _values(path, manifest, ("history.csv", "metrics.json"), key or manifest["key"])
@@ -126,10 +67,10 @@ def read_run(path: Path, key: str | None = None) -> Run:
             raise ValueError("the weights are those of another config")
     except (OSError, ValueError) as error:
         raise RunError(f"{file} is not the file that was stored ({error})") from error
-    return Run(config, model, content["metrics.json"], content["history.csv"], path)
+    return Stored(config, model, content["metrics.json"], content["history.csv"], path)
 
 
-def find_run(key: str) -> Run | None:
+def find_run(key: str) -> Stored | None:
     """The stored run of a key; None where there is none. A damaged one is set aside, with a warning.
 
     Raises:
@@ -241,7 +182,7 @@ def write_run(
     }
     manifest: dict[str, Any] = {
         "key": key,
-        "made_from": {"data": data.checksum, "code": code_hash(), "torch": torch_version()},
+        "made_from": {"data": data.checksum, "code": recipe(config.model), "torch": torch_version()},
         "files": {name: _fingerprint(value) for name, value in content.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "scale": scale().name,
@@ -423,8 +364,9 @@ def stored_runs() -> pd.DataFrame:
     for path in run_folders():
         with suppress(RunError):
             manifest = read_manifest(path)
-            if of_today(manifest["made_from"]):
-                rows.append(_row(path, manifest))
+            row = _row(path, manifest)
+            if of_today(manifest["made_from"], row["model"]):
+                rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -6,10 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import nn
 
-from labutils.config import Config
-from labutils.data import Dataset, subset
-from labutils.files import weights_file
-from labutils.latent import (
+from labutils.codes import (
     covariance_root,
     decode_codes,
     encode_images,
@@ -18,7 +15,10 @@ from labutils.latent import (
     reconstruct,
     sample_normal,
 )
+from labutils.config import Config
+from labutils.data import Dataset, subset
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
+from labutils.store.files import weights_file
 
 
 def epoch_gallery(

@@ -4,27 +4,14 @@ import json
 import os
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from labutils.files import pack, read, unpack
-
-
-@dataclass
-class Training:
-    """Everything that the next epoch depends on, besides the images and the config. `rows` is the history so far."""
-
-    model: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    schedulers: list[LambdaLR]
-    shuffling: torch.Generator
-    device: torch.device
-    rows: list[dict[str, float]] = field(default_factory=list)
+from labutils.store.files import pack, read, unpack
+from labutils.training import Training
 
 
 @dataclass(frozen=True)

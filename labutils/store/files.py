@@ -18,6 +18,8 @@ from torch import nn
 from labutils.config import Config
 from labutils.models import build_model
 
+# What JSON, CSV and safetensors that are not ours can raise
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 WEIGHTS_LIMIT = 2**31
 HEADER_LIMIT = 2**20  # bytes: a hundred times what our largest model's names need
 
@@ -58,7 +60,7 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file, or give it other content, at once: who reads it meanwhile finds the one or the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}-{os.urandom(4).hex()}.new")

@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from labutils.config import Config, local_dir, scale
-from labutils.files import replace
-from labutils.keys import code_hash, torch_version
+from labutils.config import Config
+from labutils.paths import local_dir, scale
+from labutils.store.files import write_atomically
+from labutils.store.key import code_hash, torch_version
 
 ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference")
 FORMATS: dict[Any, Any] = {
@@ -83,4 +84,4 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """The inverse of `read_summary`."""
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    replace(folder / "summary.json", f"{text}\n".encode())
+    write_atomically(folder / "summary.json", f"{text}\n".encode())

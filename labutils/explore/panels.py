@@ -13,14 +13,14 @@ import ipywidgets as widgets
 import torch
 from torch import nn
 
-from labutils.controls import Panel, caption, choice, close_all, show, view
+from labutils.codes import interpolate, traverse
 from labutils.data import Dataset, to_float
-from labutils.latent import interpolate, traverse
+from labutils.explore.controls import Panel, caption, choice, close_all, show, view
+from labutils.explore.space import POOL, RANDOM, Space, latent_space
 from labutils.plots import class_names
-from labutils.space import POOL, RANDOM, Space, latent_space
 
 if TYPE_CHECKING:
-    from labutils.store import Run
+    from labutils.runs import Run
 
 STEPS = 11
 

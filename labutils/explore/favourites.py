@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from labutils.config import outputs_dir
-from labutils.files import read, replace
-from labutils.store import UNREADABLE
+from labutils.paths import outputs_dir
+from labutils.store.files import UNREADABLE, read, write_atomically
 
 LIMIT = 2**24  # bytes
 
@@ -51,5 +50,5 @@ def _favourite(z: list[float], y: int | None) -> dict[str, Any]:
 def add_favourite(file: Path, name: str, z: list[float], y: int | None) -> Favourites:
     """Keep one more, beside what other notebooks have kept in the meantime; all there are now."""
     kept = {**read_favourites(file), name: {"z": z, "y": y}}
-    replace(file, json.dumps(kept, indent=1, ensure_ascii=False).encode())
+    write_atomically(file, json.dumps(kept, indent=1, ensure_ascii=False).encode())
     return kept

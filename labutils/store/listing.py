@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from labutils.config import Config, runs_dir
-from labutils.keys import of_today
-from labutils.store import (
+from labutils.config import Config
+from labutils.paths import runs_dir
+from labutils.store.folder import (
     UNREADABLE,
     RunError,
     is_as_kept,
@@ -26,6 +26,7 @@ from labutils.store import (
     run_folders,
     unfinished_dir,
 )
+from labutils.store.key import of_today
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
 RUN = re.compile("[0-9a-f]{16}")
@@ -91,7 +92,11 @@ def _state_of_run(path: Path, verify: bool, key: str = "") -> dict[str, Any]:
     except (RunError, *UNREADABLE) as error:
         return {"state": "unreadable" if out_of_reach(error) else "damaged", "note": str(error)}
     known = {f.name: config.get(f.name) for f in fields(Config)}
-    return {**known, "result": result, "state": "ok" if of_today(manifest["made_from"]) else "other code"}
+    return {
+        **known,
+        "result": result,
+        "state": "ok" if of_today(manifest["made_from"], config.get("model", "")) else "other code",
+    }
 
 
 def _state_of_encoder(path: Path, verify: bool) -> dict[str, Any]:

@@ -11,14 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, ROOT, Config
+from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, Config
 from labutils.data import load_dataset
-from labutils.files import json_sum, pack, read, read_model
-from labutils.files import replace as replace_file
-from labutils.runs import run
-from labutils.store import UNREADABLE, Run, RunError
+from labutils.runs import Run, load_run, run
+from labutils.store.files import json_sum, pack, write_atomically
+from labutils.store.weights import pretrained_dir, read_index
 from labutils.sweeps import sweep
 
 # what `python -m labutils pretrain` trains
@@ -31,47 +28,7 @@ PRETRAINED = {
     "conditional_vae": replace(CONV_VAE, model="conditional_vae", latent_dim=16),
     "classifier": replace(CLASSIFIER, label_smoothing=0.0),  # hard labels: its confidence is shown, and judged by
 }
-REMEDY = "`git checkout -- outputs/pretrained` brings it back"
 KEPT = ("test_mse", "test_neg_elbo", "test_kl", "test_active_units", "test_accuracy", "n_params")
-
-
-def pretrained_dir() -> Path:
-    """Where the committed weights lie: in the repository, whatever the scale and wherever results go."""
-    return ROOT / "outputs" / "pretrained"
-
-
-def load_pretrained(name: str) -> Run:
-    """The committed weights of that name, verified; `.history` is empty, `.metrics` those that were published.
-
-    Raises:
-        RunError: there is no such name, or the file is missing, damaged, or does not fit today's models.
-    """
-    index = _index()
-    if name not in index:
-        raise RunError(f"there are no weights {name!r}; there are {', '.join(index) or 'none'}")
-    path = pretrained_dir() / f"{name}.safetensors"
-    if not path.is_file():
-        raise RunError(f"{path} is missing: {REMEDY}")
-    try:
-        config, model = read_model(path, index[name]["sha256"])
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
-    return Run(config, model, index[name]["metrics"], pd.DataFrame(), path)
-
-
-def load_weights(path: Path) -> Run:
-    """A weights file that says what it is, as `--checkpoint-path` writes it; `.history` and `.metrics` are empty.
-
-    Raises:
-        RunError: there is no such file, it is damaged, or no weights of ours.
-    """
-    try:
-        config, model = read_model(path)
-    except FileNotFoundError as error:
-        raise RunError(f"there is no weights file {path}: `train --checkpoint-path` writes one") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} holds no weights of today's labutils ({error})") from error
-    return Run(config, model, {}, pd.DataFrame(), path)
 
 
 def load_or_train(name: str, dataset: str = "mnist") -> Run:
@@ -81,7 +38,7 @@ def load_or_train(name: str, dataset: str = "mnist") -> Run:
         dataset: as in Config, or as `Dataset.name` says what was really loaded.
     """
     if dataset in ("mnist", "mnist5k"):
-        return load_pretrained(name)
+        return load_run(name)
     return run(replace(PRETRAINED[name], dataset=dataset))
 
 
@@ -102,7 +59,7 @@ def pretrain(names: Sequence[str] = ()) -> list[Path]:
     sweep(configs.values())
     paths = []
     for name, config in configs.items():
-        index = _index()
+        index = read_index()
         path = pretrained_dir() / f"{name}.safetensors"
         index[name] = _stored(path, run(config))
         _write_index({n: index[n] for n in PRETRAINED if n in index})
@@ -118,25 +75,11 @@ def _stored(path: Path, r: Run) -> dict[str, Any]:
     }
     config = {name: value for name, value in values.items() if name not in ("device", "precision")}
     content = pack(r.model.state_dict(), {"config": json.dumps(config)})
-    replace_file(path, content)
+    write_atomically(path, content)
     metrics = {name: r.metrics[name] for name in KEPT if name in r.metrics}
     return {"sha256": hashlib.sha256(content).hexdigest(), "config": config, "metrics": metrics}
 
 
-def _index() -> dict[str, Any]:
-    """What pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
-    path = pretrained_dir() / "pretrained.json"
-    try:
-        index = json.loads(read(path, 2**20))
-        if index.pop("sha256") != json_sum(index):
-            raise ValueError("it was altered")
-    except FileNotFoundError:
-        return {}
-    except UNREADABLE as error:
-        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
-    return index
-
-
 def _write_index(index: dict[str, Any]) -> None:
     text = json.dumps({**index, "sha256": json_sum(index)}, indent=1)
-    replace_file(pretrained_dir() / "pretrained.json", f"{text}\n".encode())
+    write_atomically(pretrained_dir() / "pretrained.json", f"{text}\n".encode())

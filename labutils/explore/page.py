@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from labutils.codes import covariance_root
 from labutils.config import IMAGE_SIZE
 from labutils.data import to_float
-from labutils.latent import covariance_root
-from labutils.latent_map import NEIGHBOURS, projected
+from labutils.explore.latent_map import NEIGHBOURS, projected
+from labutils.explore.space import latent_space
 from labutils.models import CLASSES, Residual, ToMaps
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS, class_names
-from labutils.space import latent_space
 
 HERE = Path(__file__).parent
 SIMPLE = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.ELU: "elu", nn.Tanh: "tanh"}

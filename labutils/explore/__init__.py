@@ -1,0 +1,1 @@
+"""Latent spaces to touch: sliders, panels, a map, a page without Python."""

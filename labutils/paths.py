@@ -1,0 +1,59 @@
+"""Where files live, and the scale of the work."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Scale(NamedTuple):
+    """Upper limits of a scale; None is no limit. `images` is (train, validation, test)."""
+
+    name: str
+    images: tuple[int, int, int] | None
+    epochs: int | None
+    seeds: int | None
+    values: int | None
+
+
+SCALES = {"full": Scale("full", None, None, None, None), "smoke": Scale("smoke", (1024, 256, 256), 3, 2, 2)}
+
+
+def scale() -> Scale:
+    """The scale that `LABUTILS_SCALE` names: "full" (the default) or "smoke", which only shows that everything runs."""
+    name = os.environ.get("LABUTILS_SCALE") or "full"
+    if name not in SCALES:
+        raise ValueError(f"LABUTILS_SCALE={name!r} must be one of {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def environment_path(text: str) -> Path:
+    """A folder named by an environment variable. A relative one counts from the repository's root, not from the
+    working directory: that is `notebooks/` inside a kernel and something else for the shell that set the variable."""
+    return (ROOT / Path(text).expanduser()).resolve()
+
+
+def data_dir() -> Path:
+    """Where downloads are kept."""
+    return ROOT / "data"
+
+
+def outputs_dir() -> Path:
+    """`LABUTILS_OUTPUTS`; at smoke scale a folder among the temporary files, never the published results."""
+    if folder := os.environ.get("LABUTILS_OUTPUTS"):
+        return environment_path(folder)
+    if scale().name == "smoke":
+        return Path(tempfile.gettempdir()) / f"labutils-smoke-{os.environ.get('USER', 'user')}"
+    return ROOT / "outputs"
+
+
+def runs_dir() -> Path:
+    """The run store."""
+    return outputs_dir() / "runs"
+
+
+def local_dir(dataset: str) -> Path:
+    """A reader's own tables, figures and executed notebooks for one data set at the present scale (git-ignored)."""
+    return outputs_dir() / "local" / f"{dataset}-{scale().name}"

@@ -1,0 +1,1 @@
+"""The notebooks executed headless, and what the repository shows of them."""
