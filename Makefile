@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test soak lint lab publish lock
+.PHONY: run test same soak lint lab publish lock
 
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
@@ -13,6 +13,9 @@ test: lint               ## everything that is checked; the notebooks at smoke s
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	    LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs $(BIN)/python -m pytest --nbmake notebooks
 
+same: $(READY)           ## prove that an edit changed no number: stored and published runs then keep their names
+	$(BIN)/python tests/golden.py $(BASE)
+
 soak: $(READY)           ## what must not be lost: processes killed, raced and starved, for some minutes
 	$(BIN)/python -m pytest -m soak
 
@@ -20,6 +23,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lab: $(READY)            ## open the notebooks, as copies of your own: saving one changes no committed file
 	mkdir -p outputs/local/lab

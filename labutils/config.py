@@ -1,25 +1,27 @@
-"""Config: one frozen description of a run; the named recipes."""
+"""Config: one frozen description of a run, and the named recipes."""
 
 import hashlib
 import math
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
+from labutils.kinds import KINDS, has_field
+
 IMAGE_SIZE = 28
-MOST_LAYERS = 64  # a file could claim a million
-
-
-VAES = ("mlp_vae", "conv_vae", "conditional_vae")
-MODELS = ("cae", *VAES, "classifier")
-CONVOLUTIONAL = tuple(model for model in MODELS if model != "mlp_vae")
 
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float = -math.inf, high: float = math.inf,
-           above: float = -math.inf, optional: bool = False, models: tuple[str, ...] = MODELS) -> Any:  # fmt: skip
+           above: float = -math.inf, neutral: Any = None) -> Any:  # fmt: skip
     """A Config field with its meaning and its allowed values: `choices`, or low <= value <= high and value > above.
-    `models` are those that have the field; in others it keeps its default."""
-    allowed = {"choices": choices, "low": low, "high": high, "above": above, "optional": optional, "models": models}
+
+    Args:
+        neutral: of a field that Config got later, the value that runs had before it: they keep their names.
+    """
+    allowed = {"choices": choices, "low": low, "high": high, "above": above, "neutral": neutral}
     return field(default=default, metadata={"help": help, **allowed})
 
 
@@ -27,45 +29,47 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float
 class Config:
     """Everything that decides a run's result. Frozen: `dataclasses.replace(BASELINE, latent_dim=2)` makes a variant.
 
+    A field that a kind of model does not have (see kinds.py) keeps its default.
+
     Raises:
         ValueError: a field is outside its allowed values; the message names the field, the value and the range.
     """
 
+    # images and kind of model
     dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
     model: str = option("cae", "cae: convolutional autoencoder; *_vae: variational, conditional_vae knowing the label",
-                        choices=MODELS)  # fmt: skip
-    filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096,
-                                      models=CONVOLUTIONAL)  # fmt: skip
+                        choices=tuple(KINDS))  # fmt: skip
+    # network
+    filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
     depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4→2); the others keep it",
-                        low=1, high=4, models=CONVOLUTIONAL)  # fmt: skip
+                        low=1, high=4)  # fmt: skip
     latent_dim: int = option(32, "number of units in the code z", low=1, high=4096)
-    residual: bool = option(False, "a residual block after every convolution but the last", models=CONVOLUTIONAL)
-    hidden: int = option(512, "units in the hidden layer of mlp_vae's encoder, and decoder", low=1, high=65_536,
-                         models=("mlp_vae",))  # fmt: skip
+    residual: bool = option(False, "a residual block after every convolution but the last")
+    hidden: int = option(512, "units in the hidden layer of mlp_vae's encoder, and decoder", low=1, high=65_536)
     batch_norm: bool = option(False, "batch normalisation after every convolution but the last")
     activation: str = option("relu", "non-linearity after every convolution but the last",
                              choices=("relu", "leaky_relu", "silu", "gelu", "elu", "tanh"))  # fmt: skip
     negative_slope: float = option(0.1, "slope of leaky_relu below zero", low=0, high=1)
+    # a classifier's
     head: int = option(0, "units of a hidden layer between a classifier's code and its output; 0: none", low=0,
-                       high=65_536, models=("classifier",))  # fmt: skip
-    dropout: float = option(0.0, "share of the units below a classifier's output that it does not see", low=0,
-                            high=0.9, models=("classifier",))  # fmt: skip
+                       high=65_536)  # fmt: skip
+    dropout: float = option(0.0, "share of the units below a classifier's output that it does not see", low=0, high=0.9)
     shift: int = option(0, "a classifier's training images are moved at random by up to so many pixels", low=0,
-                        high=IMAGE_SIZE, models=("classifier",))  # fmt: skip
-    flip: bool = option(False, "a classifier's training images are mirrored at random", models=("classifier",))
+                        high=IMAGE_SIZE)  # fmt: skip
+    flip: bool = option(False, "a classifier's training images are mirrored at random")
     label_smoothing: float = option(0.0, "share of a label that a classifier's training spreads over all classes",
-                                    low=0, high=0.9, models=("classifier",))  # fmt: skip
-    encoder: str = option("", "stored run whose encoder a classifier starts from", models=("classifier",))
-    encoder_lr: float = option(1.0, "factor of lr for a classifier's encoder; 0 freezes it", low=0, high=100,
-                               models=("classifier",))  # fmt: skip
+                                    low=0, high=0.9)  # fmt: skip
+    encoder: str = option("", "stored run whose encoder a classifier starts from")
+    encoder_lr: float = option(1.0, "factor of lr for a classifier's encoder; 0 freezes it", low=0, high=100)
+    # objective
     loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels (a "
-                       "VAE's is always the latter)", choices=("mse", "bce"), models=("cae",))  # fmt: skip
-    beta: float = option(1.0, "weight of a VAE's KL term; 1 is the ELBO", low=0, high=1000, models=VAES)
-    beta_warmup: float = option(0.0, "share of the steps in which beta rises from 0 to its value", low=0, high=1,
-                                models=VAES)  # fmt: skip
-    free_bits: float = option(0.0, "nats of KL that each latent unit has for free", low=0, high=100, models=VAES)
+                       "VAE's is always the latter)", choices=("mse", "bce"))  # fmt: skip
+    beta: float = option(1.0, "weight of a VAE's KL term; 1 is the ELBO", low=0, high=1000)
+    beta_warmup: float = option(0.0, "share of the steps in which beta rises from 0 to its value", low=0, high=1)
+    free_bits: float = option(0.0, "nats of KL that each latent unit has for free", low=0, high=100)
     binarise: bool = option(False, "a VAE's images: each pixel drawn as 0 or 1, its grey value the probability, anew "
-                            "each time", models=VAES)  # fmt: skip
+                            "each time")  # fmt: skip
+    # optimisation
     epochs: int = option(3, "passes over the training images", low=1, high=100_000)
     batch_size: int = option(64, "images in one gradient step", low=1, high=1_000_000)
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
@@ -75,18 +79,20 @@ class Config:
     beta2: float = option(0.99, "decay of the running squared gradient in adam and adamw", low=0, high=0.999999)
     weight_decay: float = option(0.0, "weight decay (decoupled in adamw, an L2 term otherwise)", low=0, high=100)
     n_train: int | None = option(None, "train on so many images, evenly spaced (a classifier's: drawn by the seed, as "
-                                 "many of each class); none means all", low=1, high=10_000_000,
-                                 optional=True)  # fmt: skip
+                                 "many of each class); none means all", low=1, high=10_000_000)  # fmt: skip
     seed: int = option(0, "decides initialisation, shuffling and noise, a separate stream each", low=0, high=2**31)
+    # where it runs: decides the last bits of a result
     device: str = option("auto", "where to compute; auto takes cuda, then mps, then cpu",
                          choices=("auto", "cpu", "cuda", "mps"))  # fmt: skip
     precision: str = option("auto", "auto: bfloat16 autocast on CUDA cards that have it, else float32",
                             choices=("auto", "float32", "bfloat16"))  # fmt: skip
+    threads: int = option(1, "threads of the processor; a sweep's runs share the cores better with one each", low=1,
+                          high=1024, neutral=1)  # fmt: skip
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = _validated(f.name, getattr(self, f.name), f.default, f.metadata)
-            if self.model not in f.metadata["models"] and value != f.default:
+            value = _checked(f, getattr(self, f.name))
+            if value != f.default and not has_field(self.model, f.name):
                 raise ValueError(f"{f.name}={value!r} means nothing to model={self.model!r}: leave it at {f.default!r}")
             object.__setattr__(self, f.name, value)
         if self.depth > len(self.filters):
@@ -105,60 +111,58 @@ class Config:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"filters": list(self.filters)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The inverse of `to_dict`.
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """The inverse of `to_dict`. A field that Config got later may be missing: it has its neutral value.
 
         Raises:
             ValueError: a field is missing, unknown or outside its allowed values.
         """
-        known = {f.name for f in fields(cls)}
-        if known != set(values):
-            unknown, missing = sorted(set(values) - known), sorted(known - set(values))
+        values = {**NEUTRAL, **values}
+        names = {f.name for f in fields(cls)}
+        if names != set(values):
+            unknown, missing = sorted(set(values) - names), sorted(names - set(values))
             raise ValueError(f"this is no Config of today's labutils: unknown fields {unknown}, missing {missing}")
         return cls(**values)
 
 
-def _validated(name: str, value: Any, default: Any, allowed: Any) -> Any:
+NEUTRAL = {f.name: f.metadata["neutral"] for f in fields(Config) if f.metadata["neutral"] is not None}
+
+
+def _checked(f: Field, value: Any) -> Any:
     """`value` as the field's plain Python type, or one ValueError that names the field and what it may be."""
-    if name == "filters":
+    if f.name == "filters":
         if not isinstance(value, (tuple, list)) or not value:
             raise ValueError(f"filters={value!r} must be a sequence of widths such as (32, 32, 64)")
-        if len(value) > MOST_LAYERS:
-            raise ValueError(f"filters={value[:3]!r}… has {len(value)} widths: it must have at most {MOST_LAYERS}")
-        return tuple(_number(name, width, int, allowed) for width in value)
-    if value is None and allowed["optional"]:
+        return tuple(_number(f, width, int) for width in value)
+    if value is None and f.default is None:
         return None
-    if allowed["choices"]:
-        if value not in allowed["choices"]:
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed['choices'])}")
+    if f.metadata["choices"]:
+        if value not in f.metadata["choices"]:
+            raise ValueError(f"{f.name}={value!r} must be one of {', '.join(f.metadata['choices'])}")
         return str(value)  # a numpy string, too, is stored and hashed as text
-    if isinstance(default, bool):
+    if isinstance(f.default, bool):
         if value not in (False, True):
-            raise ValueError(f"{name}={value!r} must be True or False")
+            raise ValueError(f"{f.name}={value!r} must be True or False")
         return bool(value)
-    if isinstance(default, str):
+    if isinstance(f.default, str):
         if not isinstance(value, str) or not re.fullmatch("([0-9a-f]{16})?", value):
-            raise ValueError(f"{name}={value!r} must be the name of a stored run, 16 hexadecimal digits, or empty")
+            raise ValueError(f"{f.name}={value!r} must be the name of a stored run, 16 hexadecimal digits, or empty")
         return str(value)
-    return _number(name, value, float if isinstance(default, float) else int, allowed)
+    return _number(f, value, float if isinstance(f.default, float) else int)
 
 
-def _number(name: str, value: Any, kind: type, allowed: Any) -> Any:
-    low, high, above = allowed["low"], allowed["high"], allowed["above"]
+def _number(f: Field, value: Any, kind: type) -> Any:
+    low, high, above = f.metadata["low"], f.metadata["high"], f.metadata["above"]
     try:
-        number = kind(value)
-        ok = (
-            "bool" not in type(value).__name__
-            and not isinstance(value, str)
-            and number == value
-            and low <= number <= high
-            and number > above
-        )
+        number = None if isinstance(value, (str, bool, np.bool_)) else kind(value)
+        allowed = number is not None and number == value and low <= number <= high and number > above
     except (TypeError, ValueError, OverflowError):
-        ok = False
-    if not ok:
+        allowed = False
+    if not allowed:
         lower = f"above {above:g}" if above > -math.inf else f"from {low:g}"
-        raise ValueError(f"{name}={value!r} must be {'an integer' if kind is int else 'a number'} {lower} to {high:g}")
+        raise ValueError(
+            f"{f.name}={value!r} must be {'an integer' if kind is int else 'a number'} {lower} to {high:g}"
+        )
     return number
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from labutils.download import (
     read_files,
     remedy,
 )
+from labutils.kinds import KINDS
 from labutils.paths import scale
 
 
@@ -79,11 +80,11 @@ def load_dataset(name: str = "mnist", source: str | Path = "auto") -> Dataset:
         raise DataError(f"{FOLDERS[name]} is not on this machine and cannot be downloaded. {remedy(name)}")
     if (limits := scale().images) is None:
         return dataset
-    splits = {part: getattr(dataset, part) for part in ("train", "val", "test")}
-    sizes = [min(n, len(split)) for n, split in zip(limits, splits.values(), strict=True)]
-    shrunk = {part: subset(split, n) for (part, split), n in zip(splits.items(), sizes, strict=True)}
+    splits = (dataset.train, dataset.val, dataset.test)
+    sizes = [min(n, len(split)) for n, split in zip(limits, splits, strict=True)]
+    shrunk = (subset(split, n) for split, n in zip(splits, sizes, strict=True))
     checksum = hashlib.sha256(f"{dataset.checksum} {sizes}".encode()).hexdigest()
-    return replace(dataset, checksum=checksum, **shrunk)
+    return Dataset(dataset.name, dataset.source, checksum, *shrunk)
 
 
 def _official(name: str, folder: Path) -> Dataset:
@@ -147,9 +148,9 @@ def labelled(split: Split, n: int | None, seed: int) -> Split:
     return split.take(order[rank_in_class.argsort(stable=True)[:n]])
 
 
-def training_images(config: Config, data: "Dataset") -> Split:
-    """What a config trains on."""
-    if config.model == "classifier":
+def training_images(config: Config, data: Dataset) -> Split:
+    """What a config trains on: all training images, or `n_train` of them."""
+    if KINDS[config.model].labelled:
         return labelled(data.train, config.n_train, config.seed)
     return subset(data.train, config.n_train)
 

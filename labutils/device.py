@@ -1,32 +1,39 @@
-"""Where training computes: device, precision, and torch's random generators there."""
+"""Where training computes: device, precision, threads, and torch's random generators there."""
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from labutils.config import stream_seed
 
+# torch's random generators belong to the process: of two threads that make or train a model at once, neither would get
+# its seed's numbers. Reentrant: a callback of a training may build a model.
+RANDOM_LOCK = threading.RLock()
+
 
 def resolve_device(name: str) -> torch.device:
-    """ "auto" as the best device there is: cuda, then mps, then cpu.
+    """The device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu.
 
     Raises:
         ValueError: this machine (or this build of torch) does not have the device.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, ok in there.items() if ok)
-    if not there[name]:
-        raise ValueError(f"device={name!r} is not available here; available: {[d for d, ok in there.items() if ok]}")
+        name = next(device for device, ok in available.items() if ok)
+    if not available[name]:
+        names = [device for device, ok in available.items() if ok]
+        raise ValueError(f"device={name!r} is not available here; available: {names}")
     return torch.device(name)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" as bfloat16 on CUDA cards that have it and float32 elsewhere.
+    """The precision of a name; "auto" is bfloat16 on CUDA cards that have it and float32 elsewhere.
 
     Raises:
         ValueError: bfloat16 was asked for and the processor would only emulate it.
@@ -43,15 +50,19 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-@cache
-def keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed. By default the activations of every step go back to the kernel, which
-    hands them out again as zeroed pages, one fault each: a sixth of a step's time on Linux."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-    # blocks below 32 MiB (more an older glibc refuses) come from the heap, which keeps up to 256 MiB of free space
-    if mallopt and mallopt(m_mmap_threshold, 2**25):
-        mallopt(m_trim_threshold, 2**28)
+@contextmanager
+def cpu_threads(n: int) -> Iterator[None]:
+    """Compute with n threads inside, in torch and in numpy's linear algebra; with as many as before afterwards.
+
+    Their number decides the last bits of a result: sums are split among them and rounded otherwise.
+    """
+    before = torch.get_num_threads()
+    with threadpool_limits(n):
+        torch.set_num_threads(n)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @contextmanager
@@ -68,3 +79,14 @@ def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[Non
     finally:
         if mps_state is not None:
             torch.mps.set_rng_state(mps_state)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed. By default the activations of every step go back to the kernel, which
+    hands them out again as zeroed pages, one fault each: a sixth of a step's time on Linux."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    # blocks below 32 MiB (more an older glibc refuses) come from the heap, which keeps up to 256 MiB of free space
+    if mallopt and mallopt(m_mmap_threshold, 2**25):
+        mallopt(m_trim_threshold, 2**28)

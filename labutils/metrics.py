@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutils.config import VAES, Config
+from labutils.config import Config
 from labutils.data import Dataset, Split, batches, subset, to_float, training_images
-from labutils.device import private_noise
+from labutils.device import cpu_threads, private_noise
+from labutils.kinds import KINDS
 from labutils.models import eval_mode
 from labutils.objectives import Objective, draw_code, squared_error
 from labutils.training import evaluate
@@ -114,15 +115,31 @@ def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
     return 1000 * statistics.median(seconds[5:])
 
 
-known_floors: dict[tuple[str, int], np.ndarray] = {}  # by data set and number of training images
+_floors: dict[tuple[str, int], np.ndarray] = {}  # by checksum of the data set and number of training images
 
 
 def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
     """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
     key = (data.checksum, n_train or len(data.train))
-    if key not in known_floors:
-        known_floors[key] = pca_errors(subset(data.train, n_train), data.test)
-    return known_floors[key]
+    if key not in _floors:
+        with cpu_threads(1):  # the same bits in a run alone and in a sweep, which computes this once for all
+            _floors[key] = pca_errors(subset(data.train, n_train), data.test)
+    return _floors[key]
+
+
+def shared_floors(config: Config) -> dict[tuple[str, int], np.ndarray]:
+    """What `floors` has computed in this process that a run of this config may ask for."""
+    return {(checksum, n): line for (checksum, n), line in _floors.items() if config.n_train in (None, n)}
+
+
+def share_floors(lines: dict[tuple[str, int], np.ndarray]) -> None:
+    """Spare `floors` what another process has computed."""
+    _floors.update(lines)
+
+
+def forget_floors() -> None:
+    """Have `floors` compute anew, as in a new process."""
+    _floors.clear()
 
 
 def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> dict[str, float]:
@@ -148,49 +165,67 @@ def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> d
 def run_metrics(
     model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
 ) -> dict[str, float]:
-    """The metrics of a finished run: what its model is for, on the splits by one definition, and what it cost.
+    """The metrics of a finished run: what its kind of model is for (see the *_measures), and what it cost.
 
-    train_mse and train_accuracy are those of up to 10,000 evenly spaced training images: as exact as the test's, and
-    sooner than all. seconds and images_per_second include the validation after each epoch. They and latency_ms hold
-    for the threads and the neighbours that the process had: a sweep gives a run one thread and a busy core beside it.
+    seconds and images_per_second include the validation after each epoch. They and latency_ms hold for the run's
+    threads and the neighbours that the process had: a sweep gives a run one thread and a busy core beside it.
     """
-    train = training_images(config, data)
-    some = subset(train, min(10_000, len(train)))
-    seconds = float(history["seconds"].sum())
-    if config.model == "classifier":
-        quality: dict[str, float] = {}
-        for name, split in (("test", data.test), ("val", data.val), ("train", some)):
-            terms = evaluate(model, objective, split)
-            quality |= {f"{name}_accuracy": terms["accuracy"], f"{name}_nll": terms["loss"]}
-    else:
-        quality = _autoencoder_quality(model, config, data, some, history)
-    if config.model in VAES:
-        last = history.iloc[-1]
-        quality |= {f"test_{name}": value for name, value in posterior_metrics(model, data.test, objective).items()}
-        quality |= {"val_neg_elbo": float(last["val_bce"] + last["val_kl"])}
+    n_train, seconds = len(training_images(config, data)), float(history["seconds"].sum())
     return {
-        "n_train": len(train),
-        **quality,
+        "n_train": n_train,
+        **KINDS[config.model].part("measures")(model, config, data, history, objective),
         **costs(model, to_float(data.test.images[:100]).to(next(model.parameters()).device)),
         "code_bytes": 4 * config.latent_dim,
         "seconds": seconds,
-        "threads": int(history["threads"].iloc[-1]),
-        "images_per_second": len(train) * config.epochs / seconds,
+        "images_per_second": n_train * config.epochs / seconds,
     }
 
 
-def _autoencoder_quality(
-    model: nn.Module, config: Config, data: Dataset, some: Split, history: pd.DataFrame
+def autoencoder_measures(
+    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
 ) -> dict[str, float]:
+    """Reconstruction errors of the three splits, bce, psnr and ssim of the test images, and the lower bounds."""
     test, line = reconstruction_metrics(model, data.test), floors(data, config.n_train)
-    known = "val_mse" in history  # a VAE's loop measures other things
+    if "val_mse" in history:
+        val_mse = float(history["val_mse"].iloc[-1])
+    else:  # a VAE's loop measures other things
+        val_mse = evaluate(model, squared_error, data.val)["mse"]
     return {
         "test_mse": test["mse"],
-        "val_mse": float(history["val_mse"].iloc[-1]) if known else evaluate(model, squared_error, data.val)["mse"],
-        "train_mse": evaluate(model, squared_error, some)["mse"],
+        "val_mse": val_mse,
+        "train_mse": evaluate(model, squared_error, _train_sample(config, data))["mse"],
         "test_bce": test["bce"],
         "psnr": test["psnr"],
         "ssim": test["ssim"],
         "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
         "mean_image_mse": float(line[0]),
     }
+
+
+def vae_measures(
+    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
+) -> dict[str, float]:
+    """An autoencoder's measures, decoding mu, and `posterior_metrics` of the test images."""
+    last = history.iloc[-1]
+    return {
+        **autoencoder_measures(model, config, data, history, objective),
+        **{f"test_{name}": value for name, value in posterior_metrics(model, data.test, objective).items()},
+        "val_neg_elbo": float(last["val_bce"] + last["val_kl"]),
+    }
+
+
+def classifier_measures(
+    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
+) -> dict[str, float]:
+    """Accuracy in [0,1] and cross-entropy of a label in nats, of the three splits."""
+    measures = {}
+    for name, split in (("test", data.test), ("val", data.val), ("train", _train_sample(config, data))):
+        terms = evaluate(model, objective, split)
+        measures |= {f"{name}_accuracy": terms["accuracy"], f"{name}_nll": terms["loss"]}
+    return measures
+
+
+def _train_sample(config: Config, data: Dataset) -> Split:
+    """Up to 10,000 evenly spaced training images: as exact as the test's, and sooner than all."""
+    train = training_images(config, data)
+    return subset(train, min(10_000, len(train)))

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from labutils.config import IMAGE_SIZE, Config, stream_seed
+from labutils.device import RANDOM_LOCK
+from labutils.kinds import KINDS
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU, "tanh": nn.Tanh}
 # The logit of 0.12, about the mean pixel of MNIST: starting there saves learning that most of an image is background
@@ -15,12 +17,11 @@ DARK = -2.0
 CLASSES = 10
 
 
-def build_model(config: Config) -> "ConvAutoencoder | VAE | Classifier":
+def build_model(config: Config) -> nn.Module:
     """The config's model, initialised from the config's seed; the global random state stays as it is."""
-    kind = ConvAutoencoder if config.model == "cae" else Classifier if config.model == "classifier" else VAE
-    with torch.random.fork_rng(devices=[]):
+    with RANDOM_LOCK, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(config.seed, "initialisation"))
-        model = kind(config)
+        model = KINDS[config.model].part("network")(config)
     # the layout that the convolutions compute in: any other is converted there and back in every layer
     model.to(memory_format=torch.channels_last)
     return model
@@ -79,7 +80,7 @@ class ToMaps(nn.Module):
 
 
 class Residual(nn.Module):
-    """maps (B,C,H,W) → maps + bend(norm(convolution(maps))), the same shape (He et al. 2016)."""
+    """maps (B,C,H,W) → maps + activation(norm(convolution(maps))), the same shape (He et al. 2016)."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -184,40 +185,37 @@ class ConvAutoencoder(nn.Module):
 class VAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014): the encoder gives a normal distribution of codes.
 
-    The config's model decides the layers: mlp_vae has one hidden layer each way (784 → hidden → latent_dim), conv_vae
-    those of ConvAutoencoder. conditional_vae has encoder and decoder told the label besides (Sohn et al. 2015): so the
-    code need not say which digit it is, and does not. It also learns to do without a label, a tenth of the time.
+    With a `label_shift` it is conditional (Sohn et al. 2015): encoder and decoder are told the label, so that the code
+    need not say which digit it is, and does not. It also learns to do without a label, a tenth of the time.
+
+    Args:
+        encoder: (B,1,28,28) → (B,2·latent_dim), mu and then logvar.
+        decoder: (B,latent_dim) → logits (B,1,28,28); of a conditional one (B,latent_dim+10) →.
+        label_shift: (B,10) → (B,2·latent_dim), what a label changes in mu and logvar: with it every class has codes
+            around zero.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, encoder: nn.Module, decoder: nn.Module, label_shift: nn.Linear | None = None
+    ) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
-        self.conditional = config.model == "conditional_vae"
-        inputs = config.latent_dim + (CLASSES if self.conditional else 0)
-        if config.model == "mlp_vae":
-            pixels = IMAGE_SIZE**2
-            self.encoder = nn.Sequential(
-                nn.Flatten(), *_dense(config, pixels), nn.Linear(config.hidden, 2 * config.latent_dim)
-            )
-            self.decoder = nn.Sequential(
-                *_dense(config, inputs), nn.Linear(config.hidden, pixels), nn.Unflatten(1, (1, IMAGE_SIZE, IMAGE_SIZE))
-            )
-        else:
-            self.encoder = conv_encoder(config, 2 * config.latent_dim)
-            if self.conditional:  # what a label changes in mu and logvar: with it every class has codes around zero
-                self.label_shift = nn.Linear(CLASSES, 2 * config.latent_dim, bias=False)
-            self.decoder = conv_decoder(config, inputs)
+        self.conditional = label_shift is not None
+        self.encoder = encoder
+        if label_shift is not None:
+            self.label_shift = label_shift
+        self.decoder = decoder
         _initialise(self, config)
         with torch.no_grad():  # the first steps need not unlearn random clouds and random pictures of them
             for end in (_last_layer(self.encoder), _last_layer(self.decoder)):
                 end.weight.mul_(0.01)
-            if self.conditional:
-                self.label_shift.weight.zero_()
+            if label_shift is not None:
+                label_shift.weight.zero_()
 
     def posterior(self, x: torch.Tensor, y: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (B,1,28,28) in [0,1] → mu and logvar of q(z|x), (B,latent_dim) each, float32; logvar is within ±10.
 
-        Labels y (B,) are for a conditional_vae alone; None, or −1 for one image, is not to be told.
+        Labels y (B,) are for a conditional VAE alone; None for all, or −1 for one image, means unknown.
         """
         outputs = self.encoder(x).float()
         if self.conditional:
@@ -259,6 +257,26 @@ class VAE(nn.Module):
             return self.decode(z.to(device), labels)
 
 
+def mlp_vae(config: Config) -> VAE:
+    """A VAE with one hidden layer each way: 784 → hidden → latent_dim → hidden → 784."""
+    pixels, to_image = IMAGE_SIZE**2, nn.Unflatten(1, (1, IMAGE_SIZE, IMAGE_SIZE))
+    encoder = [nn.Flatten(), *_dense(config, pixels), nn.Linear(config.hidden, 2 * config.latent_dim)]
+    decoder = [*_dense(config, config.latent_dim), nn.Linear(config.hidden, pixels), to_image]
+    return VAE(config, nn.Sequential(*encoder), nn.Sequential(*decoder))
+
+
+def conv_vae(config: Config) -> VAE:
+    """A VAE with the layers of ConvAutoencoder."""
+    return VAE(config, conv_encoder(config, 2 * config.latent_dim), conv_decoder(config, config.latent_dim))
+
+
+def conditional_vae(config: Config) -> VAE:
+    """A conv_vae that is told the label."""
+    encoder = conv_encoder(config, 2 * config.latent_dim)
+    label_shift = nn.Linear(CLASSES, 2 * config.latent_dim, bias=False)
+    return VAE(config, encoder, conv_decoder(config, config.latent_dim + CLASSES), label_shift)
+
+
 def as_labels(y: object, n: int) -> torch.Tensor:
     """One label for all or n labels, as number, list, array or tensor → (n,) int64.
 
@@ -276,8 +294,9 @@ def as_labels(y: object, n: int) -> torch.Tensor:
 
 def _one_hot(like: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
     """Labels (B,) → (B,10) of the other tensor's type, a row of zeros where there is none (−1)."""
-    told = like.new_zeros(len(like), CLASSES)
-    return told if y is None else told.scatter_(1, y.clamp_min(0)[:, None], (y >= 0).to(told)[:, None])
+    if y is None:
+        return like.new_zeros(len(like), CLASSES)
+    return nn.functional.one_hot(y.clamp_min(0), CLASSES).to(like) * (y >= 0)[:, None]
 
 
 class Classifier(nn.Module):

@@ -12,19 +12,31 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils.config import Config
+from labutils.kinds import KINDS
 
 # (model, x, y, progress): progress is the share of the training steps that are done, 1 outside training
 Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], dict[str, torch.Tensor]]
 
 
 def build_objective(config: Config) -> Objective:
-    """The config's objective."""
-    if config.model == "cae":
-        return {"mse": squared_error, "bce": cross_entropy}[config.loss]
-    if config.model == "classifier":
-        return partial(label_error, shift=config.shift, flip=config.flip, label_smoothing=config.label_smoothing)
+    """The config's objective, that of its kind of model."""
+    return KINDS[config.model].part("objective")(config)
+
+
+def reconstruction_objective(config: Config) -> Objective:
+    """An autoencoder's objective, by `loss`."""
+    return {"mse": squared_error, "bce": cross_entropy}[config.loss]
+
+
+def elbo_objective(config: Config) -> Objective:
+    """A VAE's objective."""
     return partial(negative_elbo, beta=config.beta, beta_warmup=config.beta_warmup, free_bits=config.free_bits,
                    binarise=config.binarise)  # fmt: skip
+
+
+def label_objective(config: Config) -> Objective:
+    """A classifier's objective."""
+    return partial(label_error, shift=config.shift, flip=config.flip, label_smoothing=config.label_smoothing)
 
 
 def squared_error(

@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule."""
+"""Optimizers and the learning-rate schedule."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -27,9 +27,9 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
             for parameters in by_shape.values():
-                self._step_of_a_shape(parameters, group["lr"], group["weight_decay"], group["momentum"])
+                self._step_same_shape(parameters, group["lr"], group["weight_decay"], group["momentum"])
 
-    def _step_of_a_shape(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
+    def _step_same_shape(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
         matrices = []
         for p in parameters:
             mean = self.state[p].setdefault("mean", torch.zeros_like(p))
@@ -60,28 +60,35 @@ def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def build_optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
-    """Usually one. Muon leaves vectors and the layers at both ends to AdamW, as its authors advise."""
-    parameters, decay = list(model.parameters()), config.weight_decay
+    """The config's optimizer, usually one. Muon leaves vectors and the layers at both ends to AdamW, as its authors
+    advise."""
+    parameters = list(model.named_parameters())
     if config.optimizer == "sgd":
-        return [torch.optim.SGD(_groups(model, parameters, config), momentum=0.9, nesterov=True, weight_decay=decay)]
-    inner = [p for p in parameters if p.ndim > 1][1:-1] if config.optimizer == "muon" else []
-    outer = [p for p in parameters if all(p is not q for q in inner)]
+        groups = _groups(parameters, config)
+        return [torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)]
+    matrices = [name for name, p in parameters if p.ndim > 1]
+    inner = matrices[1:-1] if config.optimizer == "muon" else []
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    adam = kind(_groups(model, outer, config), betas=(0.9, config.beta2), weight_decay=decay, fused=True)
-    return [adam, Muon(_groups(model, inner, config), decay)] if inner else [adam]
+    outer_groups = _groups([(name, p) for name, p in parameters if name not in inner], config)
+    adam = kind(outer_groups, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
+    if not inner:
+        return [adam]
+    return [adam, Muon(_groups([(name, p) for name, p in parameters if name in inner], config), config.weight_decay)]
 
 
-def _groups(model: nn.Module, parameters: list[nn.Parameter], config: Config) -> list[dict[str, Any]]:
-    """The parameters with their learning rates: a classifier's encoder has one of its own."""
-    encoder = [q for name, q in model.named_parameters() if name.startswith("encoder.") and config.encoder_lr != 1]
-    own = [p for p in parameters if any(p is q for q in encoder)]
-    others = [p for p in parameters if all(p is not q for q in own)]
-    rates = ((others, config.lr), (own, config.lr * config.encoder_lr))
+def _groups(parameters: list[tuple[str, nn.Parameter]], config: Config) -> list[dict[str, Any]]:
+    """The parameters with their learning rates: a classifier's encoder may have one of its own."""
+    encoder = [p for name, p in parameters if name.startswith("encoder.") and config.encoder_lr != 1]
+    others = [p for name, p in parameters if not (name.startswith("encoder.") and config.encoder_lr != 1)]
+    rates = ((others, config.lr), (encoder, config.lr * config.encoder_lr))
     return [{"params": group, "lr": lr} for group, lr in rates if group]
 
 
 def lr_factor(schedule: str, step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0, as a share of the peak."""
+    """The learning rate of a step, counted from 0, as a share of the peak.
+
+    one_cycle: a linear rise over the first tenth of the steps, then linearly down to zero after the last.
+    """
     if schedule == "constant":
         return 1.0
     warm_up = max(1, steps // 10)

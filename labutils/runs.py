@@ -1,7 +1,7 @@
 """`run` trains a Config once and afterwards returns the stored run; interrupted, it goes on where it stopped."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from torch import nn
 from labutils import codes
 from labutils.config import Config
 from labutils.data import Dataset, load_dataset, subset, training_images
+from labutils.device import RANDOM_LOCK, cpu_threads
 from labutils.metrics import run_metrics
 from labutils.models import CLASSES, build_model
 from labutils.objectives import build_objective
 from labutils.paths import runs_dir
 from labutils.pictures import as_images
-from labutils.store.files import ONE_AT_A_TIME
 from labutils.store.folder import (
     RunError,
     checkpoint_of,
@@ -30,21 +30,25 @@ from labutils.store.folder import (
     write_run,
 )
 from labutils.store.key import resolved, run_key
-from labutils.store.listing import tidy
-from labutils.store.weights import load_pretrained, load_weights, pretrained_names
-from labutils.training import TrainingDiverged, fit
+from labutils.store.weights import load_pretrained, load_weights, pretrained_names, read_weights
+from labutils.training import Callback, TrainingDiverged, fit, progress_bar
+from labutils.training import each_epoch as after_each_epoch
 from labutils.transfer import fit_head, start_from
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch."""
+    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch.
+
+    `cached` says whether it was read, and not trained just now.
+    """
 
     config: Config
     model: nn.Module
     metrics: dict[str, float]
     history: pd.DataFrame
     path: Path
+    cached: bool = True
 
     @property
     def name(self) -> str:
@@ -78,29 +82,47 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """A run by its folder or its name in the store, weights by their published name, or a weights file, every byte
-    verified."""
+    """A run, every byte verified.
+
+    Args:
+        path: the run's folder, or its name in the run store; the name of weights that come with the repository, such
+            as "vae16"; or a weights file (.safetensors) that `--checkpoint-path` wrote.
+
+    Raises:
+        RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
+    """
     if Path(path).suffix == ".safetensors":
         return Run(*load_weights(Path(path)))
-    if str(path) in pretrained_names() and not Path(path).is_dir():
+    if Path(path).is_dir():
+        return Run(*read_run(Path(path)))
+    if str(path) in (names := pretrained_names()):
         return Run(*load_pretrained(str(path)))
-    return Run(*read_run(Path(path) if Path(path).is_dir() else runs_dir() / path))
+    if not (runs_dir() / path).exists():
+        raise RunError(
+            f"there is no run {str(path)!r}, neither in the store nor as a folder; weights: {', '.join(names)}"
+        )
+    return Run(*read_run(runs_dir() / path))
 
 
 def run(
     config: Config,
     *,
     progress: bool = True,
-    tensorboard: str | Path | None = None,
     each_epoch: Callable[[nn.Module, int], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a config and store the run, or return the stored run of exactly this config, data and code.
 
     A run of several epochs that was interrupted, in whatever way, goes on after the last finished one: bit by bit as
-    if nothing had happened, on the same machine. Whoever asks for the epochs (`tensorboard`, `each_epoch`: see `fit`)
-    gets them all: the config is then trained from the first, though it be stored, which gives the same numbers.
+    if nothing had happened, on the same machine. Whoever asks for the epochs gets them all: the config is then trained
+    from the first, though it be stored, which gives the same numbers.
 
-    `Run.config` says what really ran: the data set that was found, the device, and fewer epochs at smoke scale.
+    `Run.config` says what really ran: the data set that was loaded, the device, and fewer epochs at smoke scale.
+
+    Args:
+        progress: show a bar.
+        each_epoch: called with the model and the number of the epoch after each.
+        callbacks: see `training.Callback`.
 
     Raises:
         DataError, TrainingDiverged, TrainingInterrupted, ValueError: see `load_dataset` and `fit`.
@@ -110,9 +132,11 @@ def run(
     data = load_dataset(config.dataset)
     config = resolved(config, data)
     key = run_key(config, data.checksum)
-    found = _run(config, data, key, progress=progress, tensorboard=tensorboard, each_epoch=each_epoch)
-    tidy()
-    return found
+    watchers = [*callbacks, *([after_each_epoch(each_epoch, config.seed)] if each_epoch else [])]
+    stored = find_run(key)
+    if stored and not watchers:
+        return Run(*stored)
+    return _train(config, data, key, progress=progress, watchers=watchers)
 
 
 def run_row(config: Config, key: str) -> dict[str, Any]:
@@ -128,37 +152,30 @@ def run_row(config: Config, key: str) -> dict[str, Any]:
     if run_key(config, data.checksum) != key:
         raise RunError(f"this worker would make another run than {key}: its images ({data.name}), labutils or torch "
                        "are not the driver's")  # fmt: skip
-    return stored_row(_run(config, data, key, progress=False).path)
+    return stored_row(_train(config, data, key).path)
 
 
-def _run(
-    config: Config,
-    data: Dataset,
-    key: str,
-    *,
-    progress: bool,
-    tensorboard: str | Path | None = None,
-    each_epoch: Callable[[nn.Module, int], None] | None = None,
+def _train(
+    config: Config, data: Dataset, key: str, *, progress: bool = False, watchers: Sequence[Callback] = ()
 ) -> Run:
-    shown = tensorboard is not None or each_epoch is not None
-    if (stored := find_run(key)) and not shown:
-        return Run(*stored)
-    path = unfinished_dir().parent / key
-    checkpoint = checkpoint_of(key) if config.epochs > 1 and not shown else None
+    """Train, measure and store what a key names."""
+    unfinished_dir()  # a store that cannot be written is better known before the training than after it
+    checkpoint = checkpoint_of(key) if config.epochs > 1 and not watchers else None
+    train = training_images(config, data)
+    callbacks = [progress_bar(config, len(train))] if progress else []
+    callbacks = [*([checkpoint] if checkpoint else []), *callbacks, *watchers]
     try:
-        with ONE_AT_A_TIME:
+        with RANDOM_LOCK, cpu_threads(config.threads):
             model = build_model(config)
             if config.encoder:
-                start_from(model, config, encoder_file(config.encoder))  # type: ignore[arg-type]
-            fit_it: Callable[..., pd.DataFrame] = fit_head if config.encoder_lr == 0 else fit
-            objective, train = build_objective(config), training_images(config, data)
-            history = fit_it(
-                model, objective, train, data.val, config,
-                progress=progress, tensorboard=tensorboard, each_epoch=each_epoch, checkpoint=checkpoint,
-            )  # fmt: skip
+                start_from(model, config, *read_weights(encoder_file(config.encoder)))
+            objective = build_objective(config)
+            train_it = fit_head if config.encoder_lr == 0 else fit
+            history = train_it(model, objective, train, data.val, config, callbacks)
             metrics = run_metrics(model, config, data, history, objective)
-        if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            raise TrainingDiverged(f"{wrong[0]} is {metrics[wrong[0]]} after {config.epochs} epochs: try a smaller lr")
+        if infinite := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            name = infinite[0]
+            raise TrainingDiverged(f"{name} is {metrics[name]} after {config.epochs} epochs: try a smaller lr")
     except TrainingDiverged:
         if checkpoint:  # it would lead there again
             checkpoint.remove()
@@ -166,4 +183,4 @@ def _run(
     write_run(key, config, data, model, metrics, history)
     if checkpoint:
         checkpoint.remove()
-    return Run(*read_run(path, key))
+    return Run(*read_run(runs_dir() / key, key), cached=False)

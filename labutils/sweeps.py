@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config
 from labutils.data import load_dataset
+from labutils.kinds import KINDS
 from labutils.metrics import floors
 from labutils.paths import runs_dir, scale
 from labutils.store.key import resolved, run_key
@@ -39,16 +40,16 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         DataError, ValueError: images or a device that are not to be had; nothing has run then.
     """
     tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
-    # resolved here, so that no worker has to find out again which images there are
+    # resolved here, so that no worker has to look again for images
     configs = list(configs)
     datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
-    datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was found instead
+    datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was loaded instead
     configs = [resolved(config, datasets[config.dataset]) for config in configs]
     tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
     pending = {task for task in tasks if not (runs_dir() / task.key).exists()}
     several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
     if several or executor is not None:
-        for config in {task.config for task in pending if task.config.model != "classifier"}:
+        for config in {task.config for task in pending if not KINDS[task.config.model].labelled}:
             with suppress(ValueError):  # more training images than there are: the run will say so
                 floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
     return _table(tasks, executor, own_processes=several)
@@ -56,7 +57,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
 
 def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bool) -> pd.DataFrame:
     """The rows of all tasks in their order, with a bar that moves as they come."""
-    found: dict[str, dict[str, Any]] = {}
+    row_of: dict[str, dict[str, Any]] = {}
     distinct = {task.key: task for task in tasks}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(distinct) < 2) as bar,
@@ -66,12 +67,12 @@ def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bo
         # loky replaces a worker whose memory grew: its business, no news
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         for row in coming:
-            found[row["run"]] = row
+            row_of[row["run"]] = row
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
-    if errors := [row["error"] for row in found.values() if row["error"]]:
-        warnings.warn(f"{len(errors)} of {len(found)} runs failed, see column error: {errors[0][:300]}", stacklevel=3)
-    return pd.DataFrame([found[task.key] for task in tasks])
+    if errors := [row["error"] for row in row_of.values() if row["error"]]:
+        warnings.warn(f"{len(errors)} of {len(row_of)} runs failed, see column error: {errors[0][:300]}", stacklevel=3)
+    return pd.DataFrame([row_of[task.key] for task in tasks])
 
 
 def ablate(
@@ -100,8 +101,7 @@ def ablate(
 
 def config_of(row: Mapping[str, Any]) -> Config:
     """The Config of a row of a table, from `sweep` or read back from a published results.csv: `run` it to get the row
-    again, bit by bit on the same kind of machine with as many threads (column threads; a sweep's runs have one). A
-    field that the table is too old for has its default.
+    again, bit by bit on the same kind of machine. A field that the table is too old for has its default.
 
     Raises:
         ValueError: the row is not that of a run.

@@ -1,8 +1,8 @@
 """Transfer: a classifier that starts from the encoder of another model, to be fine-tuned or kept as it is."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,58 +11,49 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import Split, batches
-from labutils.device import resolve_device
+from labutils.device import cpu_threads, resolve_device
 from labutils.models import Classifier, eval_mode
 from labutils.objectives import Objective
-from labutils.store.files import read_weights
-from labutils.training import Checkpoint, fit
+from labutils.training import Callback, Training, fit
 
-# What an encoder's layers follow from
+# fields of a Config from which an encoder's layers follow
 LAYERS = ("filters", "depth", "residual", "batch_norm", "activation", "negative_slope", "latent_dim")
 
 
-def encoder_layers(file: Path) -> dict[str, Any]:
-    """The config's fields that the encoder in a weights file (`train --checkpoint-path`) was built from.
+def encoder_layers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields from which the encoder's layers follow, out of the config of the model that it belongs to.
 
     Raises:
-        ValueError: this is no weights file of labutils, or its encoder has no convolutions.
+        ValueError: that model has no convolutions.
     """
-    return _encoder(file)[0]
+    if values["model"] == "mlp_vae":
+        raise ValueError("the encoder does not fit: it is an mlp_vae's, which has no convolutions")
+    return {field: values[field] for field in LAYERS} | {"filters": tuple(values["filters"])}
 
 
-def _encoder(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """`encoder_layers`, and the tensors of the encoder."""
-    try:
-        tensors, values = read_weights(file)
-        layers = {field: values[field] for field in LAYERS} | {"filters": tuple(values["filters"])}
-        convolutional = values["model"] != "mlp_vae"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is no weights file of labutils ({type(error).__name__}: {error}): `train --checkpoint-path` "
-            "writes one"
-        ) from error
-    if not convolutional:
-        raise ValueError(f"the encoder of {file} does not fit: model is mlp_vae there, which has no convolutions")
-    return layers, {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+def start_from(
+    model: Classifier, config: Config, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
+) -> None:
+    """Give a classifier another model's encoder; of a VAE's, the part that gives mu.
 
-
-def start_from(model: Classifier, config: Config, file: Path) -> None:
-    """Give a classifier the encoder of a weights file; of a VAE's, the part that gives mu.
+    Args:
+        config: the classifier's.
+        tensors, values: the other model's weights and the fields of its config.
 
     Raises:
-        ValueError: the file's encoder is not the config's; the message names each field that differs.
+        ValueError: the encoder is not the config's; the message names each field that differs.
     """
-    layers, found = _encoder(file)
     differ = [
-        f"{field} is {there} there, {getattr(config, field)} here"
-        for field, there in layers.items()
-        if there != getattr(config, field)
+        f"{field} is {value} there, {getattr(config, field)} here"
+        for field, value in encoder_layers(values).items()
+        if value != getattr(config, field)
     ]
     if differ:
-        raise ValueError(f"the encoder of {file} does not fit: {'; '.join(differ)}")
+        raise ValueError(f"the encoder does not fit: {'; '.join(differ)}")
     own = model.encoder.state_dict()
+    theirs = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
     # the last layer of a VAE's encoder gives mu, then logvar
-    model.encoder.load_state_dict({name: t[: len(own[name])] if t.ndim else t for name, t in found.items()})
+    model.encoder.load_state_dict({name: t[: len(own[name])] if t.ndim else t for name, t in theirs.items()})
 
 
 def fit_head(
@@ -71,28 +62,28 @@ def fit_head(
     train: Split,
     val: Split,
     config: Config,
-    *,
-    progress: bool = True,
-    tensorboard: str | Path | None = None,
-    each_epoch: Callable[[nn.Module, int], None] | None = None,
-    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> pd.DataFrame:
-    """`fit` for a classifier with a frozen encoder: every image is encoded once, and the head is fitted to the codes.
-    The first epoch's seconds include the encoding."""
+    """Fit the head of a classifier whose encoder is frozen: every image is encoded once. See `fit`.
+
+    The first epoch's seconds include the encoding. Callbacks see the whole classifier.
+    """
     model.to(resolve_device(config.device))
     start = time.perf_counter()
-    train, val = _encoded(model, train), _encoded(model, val)
+    with cpu_threads(config.threads):
+        train, val = _encoded(model, train), _encoded(model, val)
     encoding = time.perf_counter() - start
-    whole = each_epoch and (lambda head, epoch: each_epoch(model, epoch))
-    history = fit(
-        model.head, objective, train, val, config,
-        progress=progress, tensorboard=tensorboard, each_epoch=whole, checkpoint=checkpoint,
-    )  # fmt: skip
+
+    def call_back(training: Training, moment: str) -> None:
+        for callback in callbacks:
+            callback(replace(training, model=model), moment)
+
+    history = fit(model.head, objective, train, val, config, [call_back])
     history["seconds"] += encoding * (history["epoch"] == 1)
     return history
 
 
-def _encoded(model: Classifier, split: Split) -> Split:
+def _encoded(model: nn.Module, split: Split) -> Split:
     with eval_mode(model) as device:
-        codes = torch.cat([model.encode(x).float() for x, _ in batches(split.to(device), 1000)])
+        codes = torch.cat([model.encode(x).float() for x, _ in batches(split.to(device), 1000)])  # type: ignore[operator]
     return Split(codes, split.labels.to(device))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-from labutils import data
+from labutils import data, download
 from labutils.paths import environment_path
 
 # Before the fixture below takes it out of the environment: a reader's own copy of the real sets.
@@ -35,7 +35,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fresh_download() -> None:
     """A process attempts a download once; each test is to see its own attempt."""
-    data._download.cache_clear()
+    download.download.cache_clear()
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def digits() -> data.Dataset:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder with the full MNIST and FashionMNIST; without one the test is skipped."""
-    if not all((REAL_DATA / name / "raw").is_dir() for name in data.FOLDERS.values()):
+    if not all((REAL_DATA / name / "raw").is_dir() for name in download.FOLDERS.values()):
         pytest.skip(f"needs the full MNIST and FashionMNIST: {REAL_DATA} does not hold them (set LABUTILS_DATA)")
     return REAL_DATA
 

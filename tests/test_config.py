@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import config
+from labutils import config, paths
 from labutils.config import BASELINE, COMPACT, TRADEOFF, Config
+from labutils.kinds import KINDS, has_field
 
 OPTIONS = {f.name: f for f in fields(Config)}
 
@@ -30,6 +31,7 @@ BAD = [
     ("lr", 0), ("lr", -1e-3), ("lr", np.nan), ("lr", np.inf), ("lr", "1e-3"), ("lr", True), ("lr", None),
     ("beta2", 1), ("beta2", -0.1), ("weight_decay", -1e-4), ("weight_decay", np.nan), ("n_train", 0),
     ("n_train", "all"), ("n_train", False), ("seed", -1), ("seed", 2**31 + 1), ("seed", None), ("seed", 0.5),
+    ("threads", 0), ("threads", 1.5),
 ]  # fmt: skip
 
 
@@ -39,10 +41,10 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(name, value):
         Config(**{name: value})
 
 
-@pytest.mark.parametrize("model", config.MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_a_field_that_a_model_does_not_have_is_refused(model):
     # ignoring it would make an ablation a comparison of equal things
-    foreign = [name for name, f in OPTIONS.items() if model not in f.metadata["models"]]
+    foreign = [name for name in OPTIONS if not has_field(model, name)]
     assert foreign
     for name in foreign:
         other = {"filters": (8, 8, 8), "loss": "bce"}.get(name, 1 if name != "depth" else 2)
@@ -60,7 +62,7 @@ def test_every_field_has_a_bad_value_above():
 def test_every_field_explains_itself_and_allows_its_default(name):
     field = OPTIONS[name]
     assert len(field.metadata["help"]) > 10
-    model = field.metadata["models"][0]
+    model = next(model for model in KINDS if has_field(model, name))
     assert getattr(Config(**{"model": model, name: field.default}), name) == field.default
 
 
@@ -96,7 +98,7 @@ def configs(draw: st.DrawFn) -> Config:
     values = {}
     for name, f in OPTIONS.items():
         low, high = f.metadata["low"], f.metadata["high"]
-        if values.get("model", "cae") not in f.metadata["models"]:
+        if not has_field(values.get("model", "cae"), name):
             values[name] = f.default
         elif f.metadata["choices"]:
             values[name] = draw(st.sampled_from(f.metadata["choices"]))
@@ -113,7 +115,7 @@ def configs(draw: st.DrawFn) -> Config:
             values[name] = draw(st.floats(max(low, above), high, exclude_min=above >= low))
         else:
             number = st.integers(low, high)
-            values[name] = draw(st.none() | number if f.metadata["optional"] else number)
+            values[name] = draw(st.none() | number if f.default is None else number)
     if values["encoder_lr"] == 0:  # a frozen encoder sees every image once
         values |= {"shift": 0, "flip": False}
     return Config(**values)
@@ -165,11 +167,11 @@ def test_stream_seeds_never_meet():
 
 
 def test_scale_is_full_unless_named(monkeypatch):
-    assert config.scale().name == "full"
+    assert paths.scale().name == "full"
     monkeypatch.setenv("LABUTILS_SCALE", "")  # how a Makefile passes "not set"
-    assert config.scale().name == "full"
+    assert paths.scale().name == "full"
     monkeypatch.setenv("LABUTILS_SCALE", "smoke")
-    assert config.scale().name == "smoke"
+    assert paths.scale().name == "smoke"
 
 
 @pytest.mark.parametrize("name", ["Smoke", "tiny", " full"])
@@ -177,15 +179,15 @@ def test_an_unknown_scale_is_refused(monkeypatch, name):
     # read as "full" it would start hours of work that nobody asked for
     monkeypatch.setenv("LABUTILS_SCALE", name)
     with pytest.raises(ValueError, match="LABUTILS_SCALE"):
-        config.scale()
+        paths.scale()
 
 
 def test_outputs_go_where_they_are_told_and_smoke_never_among_the_results(monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    assert config.outputs_dir() == tmp_path.resolve()
-    assert config.runs_dir().parent == tmp_path.resolve()
+    assert paths.outputs_dir() == tmp_path.resolve()
+    assert paths.runs_dir().parent == tmp_path.resolve()
     monkeypatch.delenv("LABUTILS_OUTPUTS")
-    assert config.outputs_dir() == config.ROOT / "outputs"
+    assert paths.outputs_dir() == paths.ROOT / "outputs"
     monkeypatch.setenv("LABUTILS_SCALE", "smoke")
-    assert config.outputs_dir().is_relative_to(Path(tempfile.gettempdir()))
-    assert not config.outputs_dir().is_relative_to(config.ROOT)
+    assert paths.outputs_dir().is_relative_to(Path(tempfile.gettempdir()))
+    assert not paths.outputs_dir().is_relative_to(paths.ROOT)

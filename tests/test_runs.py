@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,18 @@ import psutil
 import pytest
 import torch
 from damages import damaged
+from golden import SMALL, TURNED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from test_config import configs
 
 from labutils import BASELINE, Config, ablate, load_run, run, runs, stored_runs, summarize, sweep, sweeps
-from labutils.store import key
-from labutils.store.folder import FILES, RunError
-from labutils.store.key import _code, hash_of, run_key
+from labutils.kinds import KINDS, has_field
+from labutils.paths import ROOT
+from labutils.store import folder
+from labutils.store.folder import RunError
+from labutils.store.key import FILES, RECIPES, code_hash, code_lines, hash_of, run_key
 from labutils.training import TrainingDiverged
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
@@ -41,9 +46,9 @@ def stored():
 def test_a_run_has_everything_the_contract_names(stored):
     assert stored.config == replace(TINY, precision="float32")
     assert list(stored.history["epoch"]) == [1]
-    assert {p.name for p in stored.path.iterdir()} == {*FILES, "MANIFEST.json"}
+    assert {p.name for p in stored.path.iterdir()} == {*folder.FILES, "MANIFEST.json"}
     expected = "test_mse test_bce val_mse train_mse psnr ssim n_params macs seconds images_per_second latency_ms"
-    costs = "code_bytes batch_latency_ms threads"
+    costs = "code_bytes batch_latency_ms"
     assert {*expected.split(), *costs.split(), "n_train", "pca_mse", "mean_image_mse"} == set(stored.metrics)
     assert np.isfinite(list(stored.metrics.values())).all()
     assert not stored.model.training
@@ -119,30 +124,70 @@ def test_every_field_changes_the_key(field):
         "precision": "bfloat16", "model": "conv_vae", "residual": True, "hidden": 4, "dropout": 0.5, "beta": 2.0,
         "beta_warmup": 0.5, "free_bits": 1.0, "binarise": True,
         "head": 8, "shift": 1, "flip": True, "label_smoothing": 0.1, "encoder": "0" * 16, "encoder_lr": 0.5,
+        "threads": 2,
     }  # fmt: skip
-    model = "cae" if field == "model" else Config.__dataclass_fields__[field].metadata["models"][0]
+    model = next(model for model in KINDS if has_field(model, field))
     base = Config(model=model)
     assert run_key(replace(base, **{field: other[field]}), "data") != run_key(base, "data")
 
 
-def test_other_images_or_other_code_change_the_key(monkeypatch):
-    key = run_key(TINY, "data")
-    assert run_key(TINY, "other data") != key
-    monkeypatch.setattr(key, "code_hash", lambda: "other code")
-    assert run_key(TINY, "data") != key
+def test_other_images_change_the_key():
+    assert run_key(TINY, "other data") != run_key(TINY, "data")
+
+
+def test_a_field_that_config_got_later_renames_no_older_run():
+    fields = TINY.to_dict()
+    older = {name: value for name, value in fields.items() if name != "threads"}
+    made_from = {"data": "data", "code": "code", "torch": "2.15.0"}
+    assert hash_of(older, **made_from) == hash_of(fields, **made_from)
+    assert hash_of({**fields, "threads": 2}, **made_from) != hash_of(fields, **made_from)
+    assert Config.from_dict(older) == TINY
+
+
+def test_every_file_that_a_run_passes_through_is_part_of_its_name(tmp_path):
+    imports = "import sys, labutils.runs; print(*[name for name in sys.modules if name.startswith('labutils.')])"
+    output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", imports], text=True).split()
+    modules = {name.removeprefix("labutils.").replace(".", "/") for name in output}
+    assert modules - {"store"} == set(FILES)
+    assert not (ROOT / "labutils" / "store" / "__init__.py").read_text().count("import")
+    shutil.copytree(ROOT / "labutils", tmp_path / "labutils")
+    for name in FILES:
+        file = tmp_path / "labutils" / f"{name}.py"
+        source = file.read_text()
+        file.write_text(source + "\nlayer = 0\n")
+        code_hash.cache_clear()
+        assert code_hash(tmp_path / "labutils") != code_hash(), name
+        file.write_text(source + "\n# a remark\n")
+        code_hash.cache_clear()
+        assert code_hash(tmp_path / "labutils") == code_hash(), name
+
+
+def test_the_code_is_known():
+    proved = json.loads(RECIPES.read_text())["code"]
+    assert proved == code_hash(), "numbers may have changed: `make same` (a minute) shows which kinds, then commit it"
+
+
+def test_every_field_is_turned_by_a_golden_run():
+    assert TURNED.keys() | {"dataset", "model", "device", "precision"} == {f.name for f in fields(Config)}
+    for name, values in TURNED.items():
+        assert {getattr(Config(), name), SMALL.get(name)}.isdisjoint(values)
+
+
+def test_the_manifest_names_the_revision(stored):
+    manifest = json.loads((stored.path / "MANIFEST.json").read_text())
+    assert re.fullmatch("([0-9a-f]{12}(-dirty)?)?", manifest["revision"])
 
 
 def test_comments_and_docstrings_are_not_code_and_numbers_are():
     source = 'def f(x):\n    """Doc."""\n    # why\n\n    return x + 1  # one\n'
-    assert _code(source) == _code("def f(x):\n    return x + 1\n") == "def f(x):\n    return x + 1"
-    assert _code(source) != _code(source.replace("+ 1", "+ 2"))
-    assert "# not a comment" in _code('x = "# not a comment"\n')
+    assert code_lines(source) == {1: "def f(x):", 5: "    return x + 1"}
+    assert code_lines('x = "# not a comment"\n') == {1: 'x = "# not a comment"'}
 
 
 KEYS = """
 import json, sys
 from labutils import Config
-from labutils.keys import run_key
+from labutils.store.key import run_key
 print(*(run_key(Config.from_dict(values), "data") for values in json.load(sys.stdin)))
 """
 
@@ -158,8 +203,8 @@ def test_keys_are_the_same_in_another_process_with_another_hash_seed(some):
 
 
 def test_a_key_is_the_same_in_every_version_of_python_and_on_every_platform():
-    # the SHA-256 sum of sorted JSON, whose numbers are their shortest text; a new field of Config changes it
-    assert hash_of(Config(), "data", "code", "torch") == "d688a6160e8dd215"
+    # the SHA-256 sum of sorted JSON, whose numbers are their shortest text
+    assert hash_of(Config().to_dict(), "data", "code", "torch") == "d688a6160e8dd215"
 
 
 def damage(kind, path):
@@ -185,7 +230,7 @@ def test_a_damaged_run_is_set_aside_and_trained_again(store, kind):
 def test_another_runs_folder_under_this_name_is_noticed(store):
     first, other = run(TINY, progress=False), run(replace(TINY, seed=1), progress=False)
     manifest = json.loads((other.path / "MANIFEST.json").read_text())
-    for name in FILES:
+    for name in folder.FILES:
         (first.path / name).write_bytes((other.path / name).read_bytes())
     (first.path / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.warns(UserWarning, match="holds another run"):
@@ -283,7 +328,7 @@ def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
     with pytest.warns(UserWarning, match="set aside"):
         run(replace(TINY, latent_dim=2, seed=0), progress=False)
     assert len(stored_runs()) == 3  # what was set aside does not count a seed twice
-    monkeypatch.setattr(key, "code_hash", lambda: "other code")
+    monkeypatch.setattr("labutils.store.folder.of_today", lambda *_: False)
     assert stored_runs().empty
 
 

@@ -5,9 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,7 +16,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from labutils import training
 from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.device import resolve_device, resolve_precision
@@ -31,7 +28,16 @@ from labutils.objectives import (
     negative_elbo,
     squared_error,
 )
-from labutils.training import TrainingDiverged, TrainingInterrupted, evaluate, fit
+from labutils.optim import Muon, build_optimizers
+from labutils.training import (
+    TrainingDiverged,
+    TrainingInterrupted,
+    each_epoch,
+    evaluate,
+    fit,
+    progress_bar,
+    tensorboard_log,
+)
 
 # 40 images in batches of 16 make three steps an epoch, the last of 8 images.
 # Batch norm and a decoupled decay: whatever state a layer or an optimiser can have is there to be disturbed.
@@ -50,7 +56,7 @@ def train(
     config: Config, few: tuple[Split, Split], objective=squared_error, **options
 ) -> tuple[nn.Module, pd.DataFrame]:
     model = build_model(config)
-    return model, fit(model, objective, *few, config, progress=False, **options)
+    return model, fit(model, objective, *few, config, **options)
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
@@ -183,7 +189,7 @@ def test_progress_runs_from_zero_to_the_last_step_and_is_one_in_evaluation(few):
 
 def test_each_epoch_is_shown_to_who_asks_and_asking_changes_nothing(few):
     seen = []
-    model, _ = train(TINY, few, noisy, each_epoch=lambda model, epoch: seen.append((epoch, torch.rand(1))))
+    model, _ = train(TINY, few, noisy, callbacks=[each_epoch(lambda model, epoch: seen.append((epoch, torch.rand(1))))])
     assert [epoch for epoch, _ in seen] == [1, 2]
     assert_same_weights(model, train(TINY, few, noisy)[0])
 
@@ -193,7 +199,7 @@ def test_each_epoch_is_shown_to_who_asks_and_asking_changes_nothing(few):
 
 def test_history_has_a_row_an_epoch(few):
     _, history = train(replace(TINY, epochs=3), few)
-    assert list(history) == ["epoch", "lr", "train_loss", "train_mse", "val_loss", "val_mse", "seconds", "threads"]
+    assert list(history) == ["epoch", "lr", "train_loss", "train_mse", "val_loss", "val_mse", "seconds"]
     assert history["epoch"].tolist() == [1, 2, 3]
     assert (history["seconds"] > 0).all()
     assert history["train_mse"].to_numpy() == pytest.approx(history["train_loss"].to_numpy() / 784)
@@ -232,48 +238,45 @@ def test_one_batch_larger_than_the_data(few):
     assert history["train_size"].tolist() == [40, 40]
 
 
-def used_rates(config: Config, few: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """The learning rate of each step as a share of the peak, as the optimiser saw it."""
-    seen: dict[type, list[float]] = {}
-    make = training._optimizers
+def used_rates(config: Config, few: tuple[Split, Split]) -> torch.Tensor:
+    """The learning rate of each step as a share of the peak, as every optimizer saw it."""
+    rates: dict[type, list[float]] = {}
 
-    def spied(model, config):
-        for optimizer in (optimizers := make(model, config)):
-            rates = seen.setdefault(type(optimizer), [])
+    def listen(training, moment):
+        for optimizer in training.optimizers if moment == "start" else ():
+            seen = rates.setdefault(type(optimizer), [])
             optimizer.register_step_pre_hook(
-                lambda opt, *_, rates=rates: rates.append(opt.param_groups[0]["lr"] / config.lr)
+                lambda opt, *_, seen=seen: seen.append(opt.param_groups[0]["lr"] / config.lr)
             )
-        return optimizers
 
-    monkeypatch.setattr(training, "_optimizers", spied)
-    history = train(config, few)[1]
-    first, *others = seen.values()
-    assert len(seen) == (2 if config.optimizer == "muon" else 1)
+    history = train(config, few, callbacks=[listen])[1]
+    first, *others = rates.values()
+    assert len(rates) == (2 if config.optimizer == "muon" else 1)
     assert all(other == first for other in others)
     assert history["lr"].iloc[-1] == pytest.approx(first[-1] * config.lr)
     return torch.tensor(first)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_one_cycle_rises_for_a_tenth_and_falls_to_zero(few, monkeypatch, optimizer):
-    rates = used_rates(replace(TINY, epochs=10, optimizer=optimizer), few, monkeypatch)  # 30 steps
+def test_one_cycle_rises_for_a_tenth_and_falls_to_zero(few, optimizer):
+    rates = used_rates(replace(TINY, epochs=10, optimizer=optimizer), few)  # 30 steps
     assert len(rates) == 30
     assert rates[:3].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert rates[3:].diff().tolist() == pytest.approx([-1 / 27] * 26, abs=1e-6)
     assert rates[-1] == pytest.approx(1 / 27)  # not zero: the last step would be for nothing
 
 
-def test_one_cycle_of_a_single_step_moves(few, monkeypatch):
-    assert used_rates(replace(TINY, epochs=1, batch_size=40), few, monkeypatch).tolist() == [1]
+def test_one_cycle_of_a_single_step_moves(few):
+    assert used_rates(replace(TINY, epochs=1, batch_size=40), few).tolist() == [1]
 
 
-def test_constant_is_constant(few, monkeypatch):
-    assert used_rates(replace(TINY, schedule="constant"), few, monkeypatch).tolist() == [1] * 6
+def test_constant_is_constant(few):
+    assert used_rates(replace(TINY, schedule="constant"), few).tolist() == [1] * 6
 
 
 def test_muon_moves_kernels_as_torchs_muon_moves_matrices(digits):
     model = build_model(COMPACT)
-    adam, muon = training._optimizers(model, COMPACT)
+    adam, muon = build_optimizers(model, COMPACT)
     kernels = [
         layer.weight for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
     ]
@@ -308,18 +311,18 @@ def test_muon_moves_kernels_as_torchs_muon_moves_matrices(digits):
 def test_muons_weight_decay_shrinks_what_has_no_gradient():
     p = nn.Parameter(torch.ones(3, 4))
     p.grad = torch.zeros(3, 4)
-    training.Muon([{"params": [p], "lr": 0.1}], weight_decay=0.5).step()
+    Muon([{"params": [p], "lr": 0.1}], weight_decay=0.5).step()
     torch.testing.assert_close(p.detach(), torch.full((3, 4), 0.95))
 
 
 def test_tensorboard_gets_the_history(few, tmp_path):
-    train(TINY, few, tensorboard=tmp_path / "board")
+    train(TINY, few, callbacks=[tensorboard_log(tmp_path / "board")])
     (events,) = (tmp_path / "board").iterdir()
     assert all(name in events.read_bytes() for name in (b"train_loss", b"val_loss", b"lr"))
 
 
 def test_the_bar_can_be_shown(few, capsys):
-    fit(build_model(TINY), squared_error, *few, TINY, progress=True)
+    train(TINY, few, callbacks=[progress_bar(TINY, len(few[0]))])
     assert "step" in capsys.readouterr().err
 
 
@@ -371,7 +374,7 @@ def interrupt(terms):
 def test_an_interrupt_keeps_the_finished_epochs(few):
     model = build_model(replace(TINY, epochs=5))
     with pytest.raises(TrainingInterrupted, match="2 of 5") as caught:
-        fit(model, spoilt(8, interrupt), *few, replace(TINY, epochs=5), progress=False)
+        fit(model, spoilt(8, interrupt), *few, replace(TINY, epochs=5))
     history = caught.value.history
     assert history["epoch"].tolist() == [1, 2]
     assert history["val_loss"].notna().all()
@@ -431,7 +434,7 @@ def test_the_seed_decides_order_and_noise(few):
         return squared_error(model, x, y)
 
     for seed in (0, 1, 0):
-        fit(build_model(TINY), spy, *few, replace(TINY, seed=seed), progress=False)
+        fit(build_model(TINY), spy, *few, replace(TINY, seed=seed))
     first, second, again = seen[:6], seen[6:12], seen[12:]
     assert first == again
     assert all(a != c and b != d for (a, b), (c, d) in zip(first, second, strict=True))
@@ -487,7 +490,7 @@ c = Config(**{values})
 pixels = (torch.arange(40 * 784) * 7919 % 256).to(torch.uint8).view(40, 1, 28, 28)
 split = data.Split(pixels, torch.zeros(40, dtype=torch.int64))
 model = models.build_model(c)
-training.fit(model, objectives.squared_error, split, split, c, progress=False)
+training.fit(model, objectives.squared_error, split, split, c)
 print(hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest())
 """
 
@@ -550,59 +553,24 @@ def test_auto_precision_is_float32_without_a_card():
     assert resolve_precision("float32", torch.device("cpu")) == "float32"
 
 
-@pytest.fixture
-def two_threads():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_training_has_the_config_s_threads_and_gives_back_the_others(few, threads):
+    before = torch.get_num_threads()
+    during = []
+    train(replace(TINY, threads=threads), few, callbacks=[lambda *_: during.append(torch.get_num_threads())])
+    assert set(during) == {threads}
+    assert torch.get_num_threads() == before
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that stands still unless told otherwise: the machine's neighbours have no say in a test."""
-    ticks = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: ticks.now))
-    return ticks
+def test_a_training_that_fails_leaves_the_threads(few):
+    before = torch.get_num_threads()
 
-
-@pytest.mark.parametrize("slow", [1, 2])
-def test_a_run_takes_the_threads_that_are_fastest(few, two_threads, clock, slow, monkeypatch):
-    def objective(model, x, y, progress):
-        clock.now += 0.05 if torch.get_num_threads() == slow else 0.001
-        return squared_error(model, x, y)
-
-    config = replace(TINY, epochs=30, batch_size=4)  # 300 steps: enough for a trial
-    model = build_model(config)
-    history = fit(model, objective, *few, config, progress=False)
-    assert set(history["threads"]) == {3 - slow}
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(3 - slow)
-    monkeypatch.setattr(training, "_fastest_threads", lambda *_: nullcontext())
-    assert_same_weights(model, train(config, few)[0])  # the trial has left no trace
-
-
-def test_a_neighbour_that_comes_later_ends_the_second_thread(few, two_threads, clock):
-    config = replace(TINY, epochs=30, batch_size=4)
-    calls = iter(range(1_000_000))
-
-    def objective(model, x, y, progress):
-        # slow with one thread while the trial (24 batches) and two epochs last, afterwards with two
-        slow = 1 if (call := next(calls)) < 50 else 2
-        clock.now += 0.001 if torch.get_num_threads() != slow else 0.05 if call < 50 else 0.2
-        return squared_error(model, x, y)
-
-    history = fit(build_model(config), objective, *few, config, progress=False)
-    assert history["threads"].tolist() == [2, 2, 2] + [1] * 27
-    assert torch.get_num_threads() == 2
-
-
-def test_a_trial_that_fails_leaves_the_threads(few, two_threads):
     def broken(model, x, y, progress):
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        fit(build_model(TINY), broken, *few, replace(TINY, epochs=30, batch_size=4), progress=False)
-    assert torch.get_num_threads() == 2
+        train(replace(TINY, threads=before + 1), few, broken)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the remedy is one for Linux's malloc")
@@ -611,7 +579,7 @@ def test_steps_reuse_their_memory(digits):
 
     config = replace(COMPACT, n_train=256, epochs=1)
     model = build_model(config)
-    fit(model, squared_error, subset(digits.train, 256), subset(digits.val, 50), config, progress=False)
+    fit(model, squared_error, subset(digits.train, 256), subset(digits.val, 50), config)
     x, faults = to_float(digits.train.images[:256]), []
     for _ in range(20):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,9 +9,10 @@ from labutils import BASELINE, Config, load_run, run
 from labutils.data import Split, batches, labelled, subset
 from labutils.models import Classifier, build_model
 from labutils.objectives import build_objective, label_error, moved
-from labutils.optim import _optimizers
-from labutils.store.files import weights_file
+from labutils.optim import build_optimizers
 from labutils.store.folder import RunError, keep_encoder
+from labutils.store.weights import weights_file
+from labutils.training import each_epoch
 from labutils.transfer import fit_head
 
 SMALL = {"dataset": "mnist5k", "filters": (4, 4), "depth": 2, "latent_dim": 3, "batch_norm": True, "device": "cpu"}
@@ -66,11 +67,11 @@ def test_of_a_vae_the_part_that_gives_mu_is_taken(digits):
 def test_the_encoder_has_a_learning_rate_of_its_own(optimizer):
     config = replace(CLASSIFIER, encoder_lr=0.25, lr=0.1, optimizer=optimizer)
     model = build_model(config)
-    rates = {id(p): g["lr"] for o in _optimizers(model, config) for g in o.param_groups for p in g["params"]}
+    rates = {id(p): g["lr"] for o in build_optimizers(model, config) for g in o.param_groups for p in g["params"]}
     assert {rates[id(p)] for p in model.encoder.parameters()} == {0.025}
     assert {rates[id(p)] for p in model.head.parameters()} == {0.1}
     assert len(rates) == len(list(model.parameters()))
-    assert _optimizers(model, config)[0].param_groups[0]["lr"] == 0.1  # the one that the history shows
+    assert build_optimizers(model, config)[0].param_groups[0]["lr"] == 0.1  # the one that the history shows
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def test_freezing_saves_the_encoder_and_counts_encoding(digits, monkeypatch):
     model.encoder.forward = lambda x: (calls.append(len(x)), whole(x))[1]
     train, val = subset(digits.train, 200), subset(digits.val, 100)
     seen = []
-    history = fit_head(model, build_objective(config), train, val, config, progress=False,
-                       each_epoch=lambda m, epoch: seen.append((m is model, epoch)))  # fmt: skip
+    watch = each_epoch(lambda m, epoch: seen.append((m is model, epoch)))
+    history = fit_head(model, build_objective(config), train, val, config, [watch])
     assert calls == [200, 100]  # each image once, whatever the number of epochs
     assert seen == [(True, epoch) for epoch in (1, 2, 3, 4)]
     assert (history["seconds"] > 0).all()

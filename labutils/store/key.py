@@ -1,41 +1,54 @@
-"""The name of a run: a hash of all that decides its result, so that today's code never returns what other code made."""
+"""The name of a run: a hash of all that decides its result, so that today's code never returns what other code made.
+
+Code counts by its *recipe*: the hash of every file that a run passes through; or, where tests/golden.py has proved that
+today's code gives the same bits for a kind of model as older code did, the hash of that older code. So an edit of an
+error message costs a minute's proof and no training, and an edit that changes numbers renames the runs at once.
+"""
 
 import ast
 import hashlib
 import io
 import json
+import subprocess
 import tokenize
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from labutils.config import Config
+from labutils.config import NEUTRAL, Config
 from labutils.data import Dataset
 from labutils.device import resolve_device, resolve_precision
-from labutils.paths import scale
+from labutils.paths import ROOT, scale
 
-# every file that a run passes through; an edit that changes no number costs seconds, not a training (see golden.py)
-DECIDES = ("config", "data", "models", "objectives", "training", "transfer", "metrics", "runs",
-           "store/key", "store/checkpoint", "store/files", "store/folder")  # fmt: skip
+# every file that a run passes through: what runs.py imports (a test holds the two together)
+FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "training",
+         "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key", "store/weights",
+         "store/checkpoint", "store/folder")  # fmt: skip
 RECIPES = Path(__file__).with_name("recipes.json")
 
 
 def run_key(config: Config, checksum: str) -> str:
     """The name of a run in the store: 16 hex digits, the same in every process on every platform."""
-    return hash_of(config, checksum, recipe(config.model), torch_version())
+    return hash_of(config.to_dict(), checksum, recipe(config.model), torch_version())
 
 
-def hash_of(config: Config, data: str, code: str, torch: str) -> str:
-    """`run_key` for images, code and a version of torch that need not be today's."""
-    ingredients = {"config": config.to_dict(), "data": data, "code": code, "torch": torch}
+def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
+    """`run_key` for a config's fields, images, a recipe and a version of torch that need not be today's.
+
+    A field that Config got later is left out while it has its neutral value: older runs keep their names.
+    """
+    fields = {name: value for name, value in config.items() if name not in NEUTRAL or NEUTRAL[name] != value}
+    ingredients = {"config": fields, "data": data, "code": code, "torch": torch}
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def resolved(config: Config, data: Dataset) -> Config:
-    """What really runs: the data set that was found, the device there is, the epochs of the present scale. To train on
-    as many images as there are is to train on all."""
+    """What really runs: the data set that was loaded, this machine's device, the epochs of the present scale. To train
+    on as many images as there are is to train on all."""
     device, n_train = resolve_device(config.device), config.n_train
     if n_train and scale().images:
         n_train = min(n_train, len(data.train))
@@ -50,9 +63,9 @@ def resolved(config: Config, data: Dataset) -> Config:
 
 
 def recipe(model: str) -> str:
-    """The name of today's recipe for a kind of model: that of older code which golden.py has shown to give the same
-    numbers bit by bit; the hash of today's code where nobody has shown that."""
-    return _KNOWN.get(_CODE_HASH, {}).get(model, _CODE_HASH)
+    """The name of today's recipe for a kind of model, 64 hex digits."""
+    proved = _recipes()
+    return proved["equal"].get(model, code_hash()) if proved["code"] == code_hash() else code_hash()
 
 
 def of_today(made_from: Mapping[str, str], model: str) -> bool:
@@ -65,27 +78,44 @@ def torch_version() -> str:
     return torch.__version__.split("+")[0]
 
 
-def code_hash() -> str:
-    """A hash of the modules that decide a result, as imported, without comments, docstrings and blank lines."""
-    return _CODE_HASH
+@cache
+def code_hash(package: Path = Path(__file__).parent.parent) -> str:
+    """A hash of FILES without comments, docstrings and blank lines."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        source = (package / f"{name}.py").read_text(encoding="utf-8")
+        digest.update("\n".join([name, *code_lines(source).values()]).encode())
+    return digest.hexdigest()
 
 
-def _code(source: str) -> str:
+def code_lines(source: str) -> dict[int, str]:
+    """A module's lines by their number, without comments, docstrings and blank lines. (Not by ast.unparse, whose text
+    depends on the version of Python.)"""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            doc = node.body[0]
-            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)  # type: ignore[operator]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+            docstring = node.body[0]
+            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)  # type: ignore[operator]
+    return {number: line.rstrip() for number, line in enumerate(lines, 1) if line.strip()}
 
 
-def _hash_code() -> str:
-    sources = [(Path(__file__).parent.parent / f"{name}.py").read_text(encoding="utf-8") for name in DECIDES]
-    return hashlib.sha256("".join(map(_code, sources)).encode()).hexdigest()
+@cache
+def _recipes() -> dict[str, Any]:
+    """What the last proof found: "code", the hash of the code that was proved, and "equal", kind of model → recipe."""
+    return json.loads(RECIPES.read_text(encoding="utf-8"))
 
 
-_CODE_HASH = _hash_code()  # now: a file edited under a running kernel is not the code that runs
-_KNOWN: dict[str, dict[str, str]] = json.loads(RECIPES.read_text()) if RECIPES.exists() else {}
+@cache
+def revision() -> str:
+    """The commit that the working tree stands on, with "-dirty" where it differs; "" where git does not know."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+code_hash()  # now: a file edited under a running kernel is not the code that runs

@@ -1,0 +1,234 @@
+"""The proof that today's code gives the same numbers as older code: small runs that turn every field, bit by bit.
+
+`make same` trains them with an older revision and with the working tree, side by side on this machine, and enters the
+kinds of model that come out equal into recipes.json: their stored and published runs keep their names. What differs
+gets new names, that kind alone. Nothing is entered while a changed line was executed by no golden run (unless it only
+raises or warns): equal numbers would say nothing about it.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SMALL = {"filters": (4, 6), "depth": 2, "hidden": 16, "latent_dim": 3, "epochs": 2, "batch_size": 32}
+# a value other than the default's and other than SMALL's for every field of Config but dataset, device and precision
+TURNED: dict[str, list[Any]] = {
+    "filters": [(4, 5, 6)], "depth": [1], "latent_dim": [5], "residual": [True], "hidden": [24], "batch_norm": [True],
+    "activation": ["leaky_relu", "silu", "gelu", "elu", "tanh"], "negative_slope": [0.3], "head": [8], "dropout": [0.3],
+    "shift": [2], "flip": [True], "label_smoothing": [0.1], "encoder": ["cae", "conv_vae"], "encoder_lr": [0.5, 0.0],
+    "loss": ["bce"], "beta": [3.0], "beta_warmup": [0.5], "free_bits": [0.3], "binarise": [True], "epochs": [3],
+    "batch_size": [43], "lr": [0.03], "schedule": ["constant"], "optimizer": ["sgd", "adam", "muon"], "beta2": [0.9],
+    "weight_decay": [0.1], "n_train": [70], "seed": [3], "threads": [2],
+}  # fmt: skip
+# what a machine decides, and what names the run
+UNPROVED = {"seconds", "threads", "latency_ms", "batch_latency_ms", "images_per_second"}
+MARK = "# unproved:"  # a line that no golden run can reach (another device, say), with the reason
+
+
+def golden_configs() -> list[dict[str, Any]]:
+    """The fields of every golden run; `encoder` names the kind whose first run gives it, `images` the data set."""
+    from dataclasses import asdict, replace
+
+    from labutils.config import CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE
+    from labutils.kinds import KINDS, has_field
+
+    real = {"cae": COMPACT, "mlp_vae": MLP_VAE, "classifier": CLASSIFIER}
+    configs = []
+    for kind in KINDS:
+        small = {name: value for name, value in {"model": kind, **SMALL}.items() if has_field(kind, name)}
+        turned = [{name: value} for name, values in TURNED.items() if has_field(kind, name) for value in values]
+        turned += [{"encoder": "cae", "encoder_lr": lr} for lr in (0.0, 0.5)] if has_field(kind, "encoder") else []
+        turned += [{"negative_slope": 0.3, "activation": "leaky_relu"}, {"optimizer": "muon", "batch_norm": True}]
+        configs += [{**small, **variant, "images": "few"} for variant in [{}, *turned]]
+        recipe = replace(real.get(kind, replace(CONV_VAE, model=kind)), epochs=1)
+        fields = {name: v for name, v in asdict(recipe).items() if name not in ("dataset", "device", "precision")}
+        configs.append({**fields, "images": "many"})
+    return configs
+
+
+def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Train every config with the labutils that is imported: a SHA-256 of each run's weights, history and metrics (None
+    where that labutils has no such field), and the recipe of each kind."""
+    import torch
+
+    from labutils import runs
+    from labutils.config import Config
+    from labutils.data import Dataset, Split
+
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(7)
+
+    def split(n: int) -> Split:
+        pixels = torch.rand(n, 1, 28, 28, generator=generator) ** 4
+        return Split((255 * pixels).to(torch.uint8), torch.arange(n) % 10)
+
+    few = Dataset("mnist5k", "golden", "few", split(130), split(40), split(40))
+    many = Dataset("mnist5k", "golden", "many", split(11_000), split(500), split(1000))
+    digests: list[str | None] = []
+    first: dict[str, str] = {}
+    for values in configs:
+        fields = {name: tuple(v) if name == "filters" else v for name, v in values.items() if name != "images"}
+        if fields.get("encoder"):
+            fields["encoder"] = first[fields["encoder"]]
+        data = few if values["images"] == "few" else many
+        runs.load_dataset = lambda *_, data=data: data
+        fields = {name: v for name, v in fields.items() if name in Config.__dataclass_fields__ or v != 1}
+        try:
+            config = Config(dataset="mnist5k", device="cpu", precision="float32", **fields)
+        except TypeError:  # a field that this labutils does not have yet
+            digests.append(None)
+            continue
+        run = runs.run(config, progress=False)  # all the way: trained, measured, stored and read back
+        first.setdefault(config.model, run.path.name)
+        digest = hashlib.sha256()
+        for tensor in run.model.state_dict().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        metrics = {name: value for name, value in run.metrics.items() if name not in UNPROVED}
+        history = run.history.drop(columns=[*UNPROVED & {*run.history}]).to_dict("list")
+        digest.update(json.dumps([history, metrics], sort_keys=True).encode())
+        digests.append(digest.hexdigest())
+    return {"digests": digests, "recipes": {kind: _recipe(kind) for kind in first}}
+
+
+def _recipe(kind: str) -> str:
+    try:
+        from labutils.store.key import recipe
+    except ImportError:  # the first edition
+        from labutils.keys import code_hash  # type: ignore[import-not-found]
+
+        return code_hash()
+    return recipe(kind)
+
+
+def prove(base: str) -> int:
+    """Compare the working tree with a revision and enter what is equal into recipes.json; the exit status."""
+    from labutils.paths import ROOT
+    from labutils.store.key import FILES, RECIPES, code_hash
+
+    configs = golden_configs()
+    with tempfile.TemporaryDirectory() as scratch:
+        older = Path(scratch) / "base"
+        subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", older, base], check=True)
+        try:
+            processes = [_start(tree, Path(scratch), configs) for tree in (older, ROOT)]
+            before, after = (_result(process) for process in processes)
+            files = [ROOT / "labutils" / f"{name}.py" for name in FILES]
+            unreached = _unreached(files, [*(older / "labutils").rglob("*.py")], after["executed"])
+        finally:
+            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", older], check=True)
+    if unreached:
+        print(
+            "Nothing is entered: these changed lines were executed by no golden run. Extend golden.py, or mark a line"
+        )
+        print(f"that no run on this machine can reach with `{MARK} <reason>`.")
+        print("\n".join(unreached))
+        return 1
+    equal = {}
+    for kind in after["recipes"]:
+        pairs = [(c, old, new) for c, old, new in zip(configs, before["digests"], after["digests"], strict=True)
+                 if c["model"] == kind and None not in (old, new)]  # fmt: skip
+        differ = [config for config, old, new in pairs if old != new]
+        if pairs and not differ:
+            equal[kind] = before["recipes"][kind]
+            print(f"{kind:<16} {len(pairs)} runs are equal: stored and published runs keep their names")
+        else:
+            print(f"{kind:<16} {len(differ)} of {len(pairs)} runs differ: train and publish anew. Such as {differ[:1]}")
+    RECIPES.write_text(json.dumps({"code": code_hash(), "equal": equal}, indent=1) + "\n", encoding="utf-8")
+    print(f"{RECIPES} is written: commit it with the change.")
+    return 0
+
+
+def _start(tree: Path, scratch: Path, configs: list[dict[str, Any]]) -> subprocess.Popen[str]:
+    """`golden_digests` of the labutils in a folder, in a process of its own, its executed lines traced."""
+    code = (
+        "import coverage, json, runpy, sys; from pathlib import Path; tree = Path(sys.argv[1]);"
+        "trace = coverage.Coverage(data_file=None, include=[str(tree / 'labutils' / '*')]); trace.start();"
+        f"result = runpy.run_path({__file__!r})['golden_digests'](json.load(sys.stdin)); trace.stop();"
+        "data = trace.get_data(); result['executed'] = {f: data.lines(f) for f in data.measured_files()};"
+        "print(json.dumps(result))"
+    )
+    outputs = scratch / f"outputs-{tree.name}"
+    env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "LABUTILS_OUTPUTS": str(outputs),
+           "LABUTILS_SCALE": "full"}  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(tree)], env=env, text=True, cwd=scratch,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdin
+    json.dump(configs, process.stdin)
+    process.stdin.close()
+    return process
+
+
+def _result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout
+    output = process.stdout.read()
+    if process.wait():
+        raise RuntimeError("a golden run failed, see above")
+    return json.loads(output)
+
+
+def _unreached(files: list[Path], older: list[Path], executed: dict[str, list[int]]) -> list[str]:
+    """The changed lines that were not executed. A function is unchanged, wherever it has moved, while the older code
+    has one of that name with the same lines; of a changed function those lines count that the older one lacks."""
+    before: dict[str, list[Counter[str]]] = {}
+    for path in older:
+        for name, lines in _functions(path.read_text(encoding="utf-8")):
+            before.setdefault(name, []).append(Counter(lines.values()))
+    unreached = []
+    for path in files:
+        source, reached = path.read_text(encoding="utf-8"), {*executed.get(str(path), [])}
+        begin_of, text_of = _statements(ast.parse(source)), source.splitlines()
+        for name, lines in _functions(source):
+            now = Counter(lines.values())
+            changed = min((now - then for then in before.get(name, [])), key=Counter.total, default=now)
+            for number, text in lines.items():
+                begin = begin_of.get(number)
+                if text in changed and begin and begin not in reached and MARK not in text_of[begin - 1]:
+                    unreached.append(f"  {path.name}:{number}: {text}")
+    return unreached
+
+
+def _functions(source: str) -> Iterator[tuple[str, dict[int, str]]]:
+    """Each function by its name within the module, and as "" what is in none: number of the line → its text."""
+    from labutils.store.key import code_lines
+
+    lines = {number: text.strip() for number, text in code_lines(source).items()}
+    body = ast.parse(source).body
+    nodes = [("", node) for node in body]
+    nodes += [(f"{node.name}.", inner) for node in body if isinstance(node, ast.ClassDef) for inner in node.body]
+    for prefix, node in nodes:
+        if isinstance(node, ast.FunctionDef):
+            numbers = range(node.lineno, (node.end_lineno or 0) + 1)
+            yield prefix + node.name, {n: lines.pop(n) for n in numbers if n in lines}
+    yield "", lines
+
+
+def _statements(tree: ast.AST) -> dict[int, int]:
+    """Line → first line of its statement, for all but blocks that only raise or warn, with the `except` above them."""
+    begin_of: dict[int, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            end = node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno or 0
+            begin_of |= dict.fromkeys(range(node.lineno, max(end, node.lineno) + 1), node.lineno)
+    nodes = list(ast.walk(tree))
+    blocks: list[tuple[Any, Any]] = [(node, getattr(node, name, None)) for node in nodes for name in ("body", "orelse")]
+    for node, block in blocks:
+        simple = isinstance(block, list) and all(isinstance(s, (ast.Assign, ast.Expr, ast.Raise)) for s in block)
+        if simple and block and (isinstance(block[-1], ast.Raise) or "warnings.warn" in ast.unparse(block[-1])):
+            begin = node.lineno if isinstance(node, ast.ExceptHandler) else block[0].lineno
+            for number in range(begin, block[-1].end_lineno + 1):
+                begin_of.pop(number, None)
+    return begin_of
+
+
+if __name__ == "__main__":
+    latest = ["git", "log", "-1", "--format=%H", "--", "labutils/store/recipes.json"]  # the code was proved there
+    revision = sys.argv[1] if sys.argv[1:] else subprocess.check_output(latest, text=True).strip()
+    sys.exit(prove(revision))
