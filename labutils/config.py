@@ -157,7 +157,7 @@ def _number(f: Field, value: Any, kind: type) -> Any:
         number = None if isinstance(value, (str, bool, np.bool_)) else kind(value)
         allowed = number is not None and number == value and low <= number <= high and number > above
     except (TypeError, ValueError, OverflowError):
-        allowed = False
+        allowed = False  # unproved: leads to an error
     if not allowed:
         lower = f"above {above:g}" if above > -math.inf else f"from {low:g}"
         raise ValueError(

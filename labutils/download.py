@@ -98,7 +98,7 @@ def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
     return content
 
 
-def remedy(name: str) -> str:
+def remedy(name: str) -> str:  # unproved: words of an error
     """What a user without (good) files can do."""
     raw = f"{FOLDERS[name]}/raw"
     return (
@@ -108,7 +108,7 @@ def remedy(name: str) -> str:
 
 
 @cache  # one attempt and one warning a process
-def download(name: str) -> Path | None:
+def download(name: str) -> Path | None:  # unproved: needs a network
     """Download through torchvision into data/, verified before anything is named data; None where out of reach."""
     from torchvision import datasets  # only here: its import takes longer than loading the images
 

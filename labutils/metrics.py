@@ -218,7 +218,7 @@ def classifier_measures(
     model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
 ) -> dict[str, float]:
     """Accuracy in [0,1] and cross-entropy of a label in nats, of the three splits."""
-    measures = {}
+    measures: dict[str, float] = {}
     for name, split in (("test", data.test), ("val", data.val), ("train", _train_sample(config, data))):
         terms = evaluate(model, objective, split)
         measures |= {f"{name}_accuracy": terms["accuracy"], f"{name}_nll": terms["loss"]}

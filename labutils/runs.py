@@ -20,17 +20,16 @@ from labutils.objectives import build_objective
 from labutils.paths import runs_dir
 from labutils.pictures import as_images
 from labutils.store.folder import (
-    RunError,
     checkpoint_of,
-    encoder_file,
     find_run,
+    read_encoder,
     read_run,
     stored_row,
     unfinished_dir,
     write_run,
 )
 from labutils.store.key import resolved, run_key
-from labutils.store.weights import load_pretrained, load_weights, pretrained_names, read_weights
+from labutils.store.weights import RunError, load_pretrained, load_weights, pretrained_index
 from labutils.training import Callback, TrainingDiverged, fit, progress_bar
 from labutils.training import each_epoch as after_each_epoch
 from labutils.transfer import fit_head, start_from
@@ -75,9 +74,14 @@ class Run:
         return self.decode(codes.interpolate(a, b, steps, spherical=spherical))
 
     def sample(self, n: int, method: str = "prior", *, y: object = None, seed: int = 0) -> torch.Tensor:
-        """n invented images (n,1,28,28); the methods are codes.SAMPLERS, fitted to codes of this run's data."""
-        known = None if method == "prior" else subset(load_dataset(self.config.dataset).train, 5000)
-        z = codes.invent(self.model, known, n, method, seed)
+        """n invented images (n,1,28,28).
+
+        Args:
+            method: one of codes.SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 of this run's images.
+            y: what a conditional_vae is told; None means each class in turn.
+        """
+        images = None if method == "prior" else load_dataset(self.config.dataset).train
+        z = codes.invent(self.model, images and subset(images, min(5000, len(images))), n, method, seed)
         return self.decode(z, torch.arange(n) % CLASSES if y is None else y)
 
 
@@ -95,7 +99,7 @@ def load_run(path: str | Path) -> Run:
         return Run(*load_weights(Path(path)))
     if Path(path).is_dir():
         return Run(*read_run(Path(path)))
-    if str(path) in (names := pretrained_names()):
+    if str(path) in (names := pretrained_index()):
         return Run(*load_pretrained(str(path)))
     if not (runs_dir() / path).exists():
         raise RunError(
@@ -168,9 +172,9 @@ def _train(
         with RANDOM_LOCK, cpu_threads(config.threads):
             model = build_model(config)
             if config.encoder:
-                start_from(model, config, *read_weights(encoder_file(config.encoder)))
+                start_from(model, config, *read_encoder(config.encoder))  # type: ignore[arg-type]
             objective = build_objective(config)
-            train_it = fit_head if config.encoder_lr == 0 else fit
+            train_it: Callable[..., pd.DataFrame] = fit_head if config.encoder_lr == 0 else fit
             history = train_it(model, objective, train, data.val, config, callbacks)
             metrics = run_metrics(model, config, data, history, objective)
         if infinite := [name for name, value in metrics.items() if not math.isfinite(value)]:

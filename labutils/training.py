@@ -160,7 +160,7 @@ def _averages(
     }
 
 
-def _calmer(lr: float) -> str:
+def _calmer(lr: float) -> str:  # unproved: words of an error
     return f"; the learning rate was {lr:.3g}: try a smaller lr, or batch_norm=True"
 
 

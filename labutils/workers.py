@@ -1,7 +1,7 @@
 """Where a sweep's runs are made: in any `concurrent.futures.Executor`, by default in one process a core.
 
 A task is a config and the key of its run. Its worker writes the run to the store and returns the row of the table. A
-worker that dies costs nothing but time: another begins its task again, from the last checkpoint.
+worker that dies costs nothing but time: its task is begun again, from the last checkpoint.
 """
 
 import os
@@ -9,17 +9,19 @@ import platform
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, as_completed, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from functools import partial
 from typing import Any, NamedTuple
 
+from joblib.externals.loky import cpu_count, get_reusable_executor
+
 from labutils.config import Config
-from labutils.metrics import known_floors
+from labutils.metrics import share_floors, shared_floors
 from labutils.paths import environment_path, outputs_dir, scale
 from labutils.runs import run_row
-from labutils.store.folder import RunError, failed_row
+from labutils.store.folder import failed_row
+from labutils.store.weights import RunError
 
 Row = dict[str, Any]
 
@@ -36,19 +38,28 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
         executor: any; when it breaks, processes of this machine do the rest.
         own_processes: without an executor, take one process a core; else one run follows the other.
     """
-    left = {task.key: task for task in tasks}
+    pending = {task.key: task for task in tasks}
+
+    def done(row: Row) -> Row:
+        del pending[row["run"]]
+        return row
+
     if executor is not None:
         try:
-            for row in _elsewhere(tasks, executor):
-                del left[row["run"]]
-                yield row
+            yield from map(done, run_on_executor(tasks, executor))
         except BrokenExecutor as error:
             warnings.warn(f"the executor broke ({error}): processes of this machine do the rest", stacklevel=2)
             own_processes = True
-    if own_processes:
-        yield from _in_own_processes(left.values())
-    else:
-        yield from (_row_of(task, partial(run_row, *task)) for task in left.values())
+    suspects: list[Task] = []
+    while own_processes and (queue := [task for task in pending.values() if task not in suspects]):
+        try:
+            yield from map(done, run_on_pool(queue))
+        except BrokenExecutor:  # a process died, and nobody says under which task: it was one of the first
+            suspects += [task for task in queue if task.key in pending][: cpu_count()]
+    for task in suspects:
+        yield done(_alone(task))
+    for task in [*pending.values()]:
+        yield done(_row_of(task, partial(run_row, *task)))
 
 
 def _row_of(task: Task, result: Callable[[], Row]) -> Row:
@@ -60,8 +71,13 @@ def _row_of(task: Task, result: Callable[[], Row]) -> Row:
         return failed_row(*task, error)
 
 
-def _elsewhere(tasks: Collection[Task], executor: Executor) -> Generator[Row]:
-    futures = {executor.submit(_run_row_in_worker, *_luggage(task)): task for task in tasks}
+def run_on_executor(tasks: Collection[Task], executor: Any) -> Iterator[Row]:
+    """The rows of the tasks from an executor.
+
+    Raises:
+        BrokenExecutor: it cannot go on.
+    """
+    futures = {executor.submit(_run_row_in_worker, *task_environment(task), task): task for task in tasks}
     try:
         for future in _as_done(futures):
             yield _row_of(futures[future], future.result)
@@ -71,7 +87,7 @@ def _elsewhere(tasks: Collection[Task], executor: Executor) -> Generator[Row]:
                 future.cancel()
 
 
-def _as_done(futures: Collection[Future]) -> Iterator[Future]:
+def _as_done(futures: Collection[Any]) -> Iterator[Any]:
     """Futures as they are done. submitit's jobs are like futures, yet none: they have to be asked."""
     if all(isinstance(future, Future) for future in futures):
         yield from as_completed(futures)
@@ -84,68 +100,39 @@ def _as_done(futures: Collection[Future]) -> Iterator[Future]:
         time.sleep(0 if done else 1)
 
 
-def _in_own_processes(tasks: Collection[Task]) -> Generator[Row]:
-    """When a process dies its pool breaks, and nobody says under which task. So the pool gets only as many tasks as it
-    has processes. Those that it had are tried again after the others, one at a time; what then breaks the pool twice
-    has failed."""
-    from joblib.externals.loky import cpu_count  # knows what a container may use
-
-    queue, out = deque(tasks), dict[Future, Task]()
-    suspects: list[Task] = []
-    processes = min(cpu_count(), len(tasks))
-    while queue:
-        try:
-            yield from _pooled(queue, out, processes, at_once=processes)
-        except BrokenExecutor:
-            suspects += out.values() or [queue.popleft()]
-            out.clear()
-    for task in suspects:
-        for _ in range(2):
-            try:
-                yield from _pooled(deque([task]), {}, processes, at_once=1)
-                break
-            except BrokenExecutor as error:
-                last = error
-        else:
-            yield failed_row(*task, RunError(f"every process that began this run died ({last})"))
-
-
-def _pooled(queue: deque[Task], out: dict[Future, Task], processes: int, at_once: int) -> Generator[Row]:
-    """Rows of the tasks in `queue`, of which up to `at_once` are in the pool's hands; those are in `out`.
+def run_on_pool(tasks: Collection[Task], processes: int | None = None) -> Iterator[Row]:
+    """The rows of the tasks from processes of this machine, one a core. They stay for the next sweep (five idle minutes
+    at most): a worker takes four seconds to start.
 
     Raises:
-        BrokenExecutor: a process died; `queue` has the tasks that had not begun.
+        BrokenExecutor: a process died.
     """
-    pool = _pool(processes)
+    # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
+    pool = get_reusable_executor(
+        processes or min(cpu_count(), len(tasks)),  # of the cores that a container may use
+        timeout=300,
+        env={"OMP_NUM_THREADS": "1"},
+        initializer=exit_with_parent,
+        initargs=(os.getpid(),),
+    )
     try:
-        while queue or out:
-            while queue and len(out) < at_once:
-                future = pool.submit(_run_row_in_worker, *_luggage(queue[0]))
-                out[future] = queue.popleft()
-            for future in wait(out, return_when=FIRST_COMPLETED).done:
-                row = _row_of(out[future], future.result)
-                del out[future]
-                yield row
+        yield from run_on_executor(tasks, pool)
     except BaseException:
         pool.shutdown(kill_workers=True)  # Ctrl-C ends the workers too
         raise
 
 
-def _pool(processes: int) -> Any:
-    """A pool that stays for the next sweep (five idle minutes at most): a worker takes four seconds to start."""
-    # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
-    from joblib.externals.loky import get_reusable_executor
-
-    return get_reusable_executor(
-        processes,
-        timeout=300,
-        env={"OMP_NUM_THREADS": "1"},
-        initializer=_end_with,
-        initargs=(os.getpid(),),
-    )
+def _alone(task: Task) -> Row:
+    """The row of a task that has a pool to itself; it has failed when that breaks twice."""
+    for _ in range(2):
+        try:
+            return next(run_on_pool([task], processes=1))
+        except BrokenExecutor as error:
+            last = error
+    return failed_row(*task, RunError(f"every process that began this run died ({last})"))
 
 
-def _end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """In a worker: end when the driver is gone. A killed kernel would leave workers behind."""
 
     def watch() -> None:
@@ -157,24 +144,21 @@ def _end_with(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _luggage(task: Task) -> tuple[str, dict[str, str], dict[tuple[str, int], Any], Task]:
-    """What a worker, started elsewhere or for an earlier sweep perhaps, has to know: who sent it, where the store is,
-    the scale, where images are if the driver was told, and the PCA line of its run, which takes seconds."""
+def task_environment(task: Task) -> tuple[str, dict[str, str], dict[tuple[str, int], Any]]:
+    """What a worker, started elsewhere or for an earlier sweep perhaps, has to know: who sent it; where the store is,
+    the scale, where images are if the driver was told; and the PCA line of its run, which takes seconds."""
     folder = os.environ.get("LABUTILS_DATA")
-    surroundings = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name,
-                    "LABUTILS_DATA": str(environment_path(folder)) if folder else ""}  # fmt: skip
-    lines = {(images, n): line for (images, n), line in known_floors.items() if task.config.n_train in (None, n)}
-    return _this_process(), surroundings, lines, task
+    variables = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name,
+                 "LABUTILS_DATA": str(environment_path(folder)) if folder else ""}  # fmt: skip
+    return _this_process(), variables, shared_floors(task.config)
 
 
 def _this_process() -> str:
     return f"{platform.node()} {os.getpid()}"
 
 
-def _run_row_in_worker(
-    driver: str, surroundings: dict[str, str], floors: dict[tuple[str, int], Any], task: Task
-) -> Row:
+def _run_row_in_worker(driver: str, variables: dict[str, str], floors: dict[tuple[str, int], Any], task: Task) -> Row:
     if driver != _this_process():  # a thread of the driver knows it all
-        os.environ.update(surroundings)
-    known_floors.update(floors)
+        os.environ.update(variables)
+    share_floors(floors)
     return run_row(*task)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from labutils.paths import outputs_dir
-from labutils.store.files import UNREADABLE, read, write_atomically
+from labutils.store.files import PARSE_ERRORS, write_atomically
 
 LIMIT = 2**24  # bytes
 
@@ -27,13 +27,13 @@ def favourites_file(name: str, model: nn.Module) -> Path:
 def read_favourites(file: Path) -> Favourites:
     """What was kept; nothing where there is no file. One that holds something else is set aside, with a warning."""
     try:
-        kept = json.loads(read(file, LIMIT))
+        kept = json.loads(file.read_bytes())
         return {name: _favourite(**one) for name, one in kept.items()}
     except FileNotFoundError:
         return {}
     except OSError as error:  # says nothing about the file
         warnings.warn(f"{file} cannot be read ({error}): its favourites are missing here", stacklevel=3)
-    except UNREADABLE as error:
+    except PARSE_ERRORS as error:
         aside = file.with_suffix(f".damaged-{os.urandom(4).hex()}")
         with suppress(OSError):
             file.rename(aside)

@@ -18,7 +18,7 @@ from labutils.codes import (
 from labutils.config import Config
 from labutils.data import Dataset, subset
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
-from labutils.store.files import weights_file
+from labutils.store.weights import weights_file
 
 
 def epoch_gallery(

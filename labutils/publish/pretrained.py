@@ -14,8 +14,8 @@ from typing import Any
 from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, Config
 from labutils.data import load_dataset
 from labutils.runs import Run, load_run, run
-from labutils.store.files import json_sum, pack, write_atomically
-from labutils.store.weights import pretrained_dir, read_index
+from labutils.store.files import json_sum, write_atomically
+from labutils.store.weights import pack, pretrained_dir, pretrained_index
 from labutils.sweeps import sweep
 
 # what `python -m labutils pretrain` trains
@@ -59,7 +59,7 @@ def pretrain(names: Sequence[str] = ()) -> list[Path]:
     sweep(configs.values())
     paths = []
     for name, config in configs.items():
-        index = read_index()
+        index = pretrained_index()
         path = pretrained_dir() / f"{name}.safetensors"
         index[name] = _stored(path, run(config))
         _write_index({n: index[n] for n in PRETRAINED if n in index})

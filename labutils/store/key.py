@@ -115,7 +115,7 @@ def revision() -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return ""  # unproved: needs a folder without git
 
 
 code_hash()  # now: a file edited under a running kernel is not the code that runs

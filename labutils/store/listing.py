@@ -1,10 +1,9 @@
-"""What the run store holds, what of it is of no use any more, and how that leaves."""
+"""What the run store holds, and the removal of what is of no use any more."""
 
 import json
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,21 +15,14 @@ import pandas as pd
 
 from labutils.config import Config
 from labutils.paths import runs_dir
-from labutils.store.folder import (
-    UNREADABLE,
-    RunError,
-    is_as_kept,
-    out_of_reach,
-    read_content,
-    read_manifest,
-    run_folders,
-    unfinished_dir,
-)
+from labutils.store.files import PARSE_ERRORS
+from labutils.store.folder import RunError, is_as_kept, out_of_reach, read_content, read_manifest, run_folders
 from labutils.store.key import of_today
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
-RUN = re.compile("[0-9a-f]{16}")
-OURS = re.compile(r"writing-[0-9a-f]{8}|[0-9a-f]{16}(-[0-9a-f]{8}\.new|\.safetensors)")
+UNFINISHED = re.compile(
+    r"writing-[0-9a-f]{8}|[0-9a-f]{16}(-[0-9a-f]{8}\.new|\.safetensors)"
+)  # names that the store gives
 USELESS = ("other code", "damaged", "set aside", "abandoned")
 ABOUT = ["name", "state", "bytes", "days", "note", "result"]  # columns of a survey, before the fields of Config
 HEADLINES = ("test_accuracy", "test_neg_elbo", "test_mse")  # a run's result is the first that it has
@@ -40,70 +32,54 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     """A row for everything in the run store: name, state, bytes, days since it was written, note; of runs also the
     result (its most telling metric) and the fields of the config.
 
-    state is one of: ok; other code (made by labutils or torch of another day: nobody asks for it under its name);
-    damaged; unreadable (now; that says nothing about it); set aside (was damaged when it was asked for); encoder (kept
-    for `Config.encoder`, or another day's run whose encoder a classifier of today started from); unfinished (a
-    checkpoint, or a run being written); abandoned (the same, and of no use).
+    state is one of: ok; other code (made by labutils or torch of another day); damaged; unreadable (now; that says
+    nothing about it); set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`, or another
+    day's run whose encoder a classifier of today started from); unfinished (a checkpoint, or a run being written);
+    abandoned (the same, and of no use).
 
     Args:
         verify: read every byte, the weights too.
     """
-    runs, rows = runs_dir(), []
-    for path in run_folders():
-        rows.append({**_about(path), **_state_of_run(path, verify)})
-    used = {str(row["encoder"]) for row in rows if row["state"] == "ok"}
+    runs = runs_dir()
+    rows = [{**_size_and_age(path), **_state_of_run(path, verify)} for path in run_folders()]
+    encoders = {str(row["encoder"]) for row in rows if row["state"] == "ok"}
     for row in rows:
-        if row["state"] == "other code" and row["name"] in used:
+        if row["state"] == "other code" and row["name"] in encoders:
             row["state"] = "encoder"
-    for path in sorted(runs.glob("damaged-*")):
-        rows.append({**_about(path), "state": "set aside"})
-    for path in sorted(runs.glob("encoders/*.safetensors")):
-        rows.append({**_about(path), **_state_of_encoder(path, verify)})
-    useless = abandoned()
-    for path in sorted(runs.glob("unfinished/*")):
-        rows.append({**_about(path), "state": "abandoned" if path in useless else "unfinished"})
+    others = dict.fromkeys(runs.glob("damaged-*"), "set aside")
+    others |= {p: "encoder" if not verify or is_as_kept(p) else "damaged" for p in runs.glob("encoders/*.safetensors")}
+    others |= dict.fromkeys(runs.glob("unfinished/*"), "unfinished")
+    others |= dict.fromkeys(abandoned(), "abandoned")
+    rows += [{**_size_and_age(path), "state": state} for path, state in sorted(others.items())]
     return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _size_and_age(path: Path) -> dict[str, Any]:
     size, newest = 0, 0.0
-    inside = () if path.is_symlink() else os.walk(path)  # which passes over folders that vanish, unlike rglob
-    for file in (path, *(Path(folder, name) for folder, _, names in inside for name in names)):
-        with suppress(FileNotFoundError):  # finished just now
-            state = file.lstat()
-            size += 0 if stat.S_ISDIR(state.st_mode) else state.st_size
+    for file in (path, *path.rglob("*")):
+        with suppress(OSError):  # finished just now
+            state = file.stat()
+            size += 0 if file.is_dir() else state.st_size
             newest = max(newest, state.st_mtime)
     days = (time.time() - newest) / 86_400
     return {"name": str(path.relative_to(runs_dir())), "bytes": size, "days": days, "note": ""}
 
 
-def _state_of_run(path: Path, verify: bool, key: str = "") -> dict[str, Any]:
-    """The state, a note, the result and the config's fields; `key` says which run it has to be, its name else."""
+def _state_of_run(path: Path, verify: bool) -> dict[str, Any]:
+    """The state, a note, the result and the config's fields."""
     try:
         manifest = read_manifest(path)
         # not as a Config: one of another day may have other fields
-        config = dict(json.loads(read_content(path, manifest, "config.json")))
-        metrics = dict(json.loads(read_content(path, manifest, "metrics.json")))
-        result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
+        config, metrics = (json.loads(read_content(path, manifest, f"{name}.json")) for name in ("config", "metrics"))
         for name in manifest["files"] if verify else ():
             read_content(path, manifest, name)
-        if manifest["key"] != (key or path.name):
+        if manifest["key"] != path.name:
             raise ValueError("it holds another run than its name says")
-    except (RunError, *UNREADABLE) as error:
+    except (RunError, OSError, *PARSE_ERRORS) as error:
         return {"state": "unreadable" if out_of_reach(error) else "damaged", "note": str(error)}
-    known = {f.name: config.get(f.name) for f in fields(Config)}
-    return {
-        **known,
-        "result": result,
-        "state": "ok" if of_today(manifest["made_from"], config.get("model", "")) else "other code",
-    }
-
-
-def _state_of_encoder(path: Path, verify: bool) -> dict[str, Any]:
-    try:
-        return {"state": "encoder" if not verify or is_as_kept(path) else "damaged"}
-    except OSError as error:
-        return {"state": "unreadable", "note": str(error)}
+    result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
+    state = "ok" if of_today(manifest["made_from"], config.get("model", "")) else "other code"
+    return {f.name: config.get(f.name) for f in fields(Config)} | {"result": result, "state": state}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
@@ -120,8 +96,7 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> list[str]:
-    """What tells one row of `survey` from another, as `select` takes it: "latent_dim=8 seed=1", what is BASELINE's left
-    out."""
+    """What tells one row of `survey` from another, as `select` takes it: "latent_dim=8 seed=1", defaults left out."""
     defaults = {name: _as_text(value) for name, value in Config().to_dict().items()}
     texts = table[list(defaults)].map(_as_text)
     differ = [name for name in defaults if texts.loc[table["model"].notna(), name].nunique() > 1]
@@ -141,36 +116,28 @@ def _as_text(value: Any) -> str:
 
 def abandoned() -> list[Path]:
     """What lies among the unfinished and is of no use: checkpoints of finished runs, and what nobody touched for a
-    week."""
-    found = []
-    # what has another name is not ours
-    for path in filter(lambda path: OURS.fullmatch(path.name), (runs_dir() / "unfinished").glob("*")):
+    week. What has a name that the store does not give stays."""
+    useless = []
+    for path in (runs_dir() / "unfinished").glob("*"):
         with suppress(FileNotFoundError):  # finished just now
-            if time.time() - path.stat().st_mtime > ABANDONED or (runs_dir() / path.stem / "MANIFEST.json").exists():
-                found.append(path)
-    return found
+            old = time.time() - path.stat().st_mtime > ABANDONED
+            if UNFINISHED.fullmatch(path.name) and (old or (runs_dir() / path.stem / "MANIFEST.json").exists()):
+                useless.append(path)
+    return useless
 
 
 def tidy() -> None:
     """Remove what is abandoned; what cannot be removed now is removed another time."""
-    for path in abandoned():
-        with suppress(OSError):
-            remove([path])
+    with suppress(OSError):
+        remove(abandoned())
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Delete files and folders of the store, each out of sight first: nobody reads half a run. A run that is whole and
-    of today when it comes to that stays: another process has trained it again since it was found to be of no use.
-    """
+    """Delete files and folders of the store. A folder goes out of sight first: nobody reads half a run."""
     for path in paths:
-        gone = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
         with suppress(FileNotFoundError):  # another process was faster
-            path.rename(gone)
-            if RUN.fullmatch(path.name) and _state_of_run(gone, True, path.name)["state"] == "ok":
-                with suppress(OSError):  # or faster still, and there is another one
-                    gone.rename(path)
-                    continue
-            if gone.is_dir() and not gone.is_symlink():
-                shutil.rmtree(gone)
+            if path.is_dir():
+                hidden = path.rename(path.with_name(f"damaged-{path.name}-{os.urandom(4).hex()}"))
+                shutil.rmtree(hidden)
             else:
-                gone.unlink()
+                path.unlink()
