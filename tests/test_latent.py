@@ -202,7 +202,7 @@ def test_umap_leaves_torchs_threads_alone():
     code = """
 import warnings; warnings.simplefilter("ignore")
 import torch; torch.set_num_threads(1)
-from labutils.latent import project
+from labutils.codes import project
 project(torch.randn(40, 5), "umap")
 print(torch.get_num_threads())
 """

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from labutils import CLASSIFIER, Config
-from labutils.cli.main import _in_words, main
+from labutils.cli.main import in_words, main
 
 SMALL = [
     *("--dataset", "mnist5k", "--filters", "4,4", "--depth", "2", "--latent-dim", "3"),
@@ -46,14 +46,14 @@ def test_other_models_train_and_draw_as_well(model, tmp_path, capsys):
 
 @pytest.mark.parametrize(("pca", "said"), [(0.04, "2.0 times below PCA's 0.04"), (0.01, "2.0 times above"), (0.0, "")])
 def test_an_error_is_said_beside_pca_where_that_says_something(pca, said):
-    sentence = _in_words(SimpleNamespace(config=Config(), metrics={"test_mse": 0.02, "pca_mse": pca}))
+    sentence = in_words(SimpleNamespace(config=Config(), metrics={"test_mse": 0.02, "pca_mse": pca}))
     assert sentence.startswith("mnist: test MSE 0.0200")
     assert said in sentence
     assert ("PCA" in sentence) == bool(said)
 
 
 def test_a_gallery_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("labutils.gallery.project", lambda z, method: z[:, :2].numpy())  # umap takes ten seconds
+    monkeypatch.setattr("labutils.explore.gallery.project", lambda z, method: z[:, :2].numpy())  # not umap
     assert main(["train", *SMALL, "--gallery", str(tmp_path)]) == 0
     assert len(list(tmp_path.glob("mnist5k/cae/*/epoch_001.*"))) == 7
 
@@ -137,7 +137,7 @@ def in_a_fresh_process(script):
 
 def test_doctor_names_a_missing_package_and_the_remedy():
     # None in sys.modules is what Python makes of a package that is not there
-    script = "import sys; sys.modules['torch'] = None; from labutils.__main__ import main; main(['doctor'])"
+    script = "import sys; sys.modules['torch'] = None; from labutils.cli.main import main; main(['doctor'])"
     lines = in_a_fresh_process(script).splitlines()
     (line,) = [line for line in lines if line.split()[1] == "torch"]
     assert line.startswith("REMEDY")

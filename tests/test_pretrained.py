@@ -15,17 +15,27 @@ from labutils.config import Config
 from labutils.evaluation import confidence
 from labutils.publish import pretrained
 from labutils.publish.pretrained import PRETRAINED, load_or_train, pretrain
-from labutils.store.files import pack, read_weights
-from labutils.store.folder import RunError
-from labutils.store.weights import load_pretrained, pretrained_dir
+from labutils.store import weights
+from labutils.store.weights import (
+    RunError,
+    pack,
+    pretrained_dir,
+    pretrained_index,
+    read_weights,
+)
 
 COMMITTED = pretrained_dir()
+
+
+def keep_in(folder, monkeypatch):
+    for module in (pretrained, weights):
+        monkeypatch.setattr(module, "pretrained_dir", lambda: folder)
 
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """A folder with weights of one tiny model under the name vae2."""
-    monkeypatch.setattr(pretrained, "pretrained_dir", lambda: tmp_path)
+    keep_in(tmp_path, monkeypatch)
     r = run(TINY, progress=False)
     entry = pretrained._stored(tmp_path / "vae2.safetensors", r)
     pretrained._write_index({"vae2": entry})
@@ -34,7 +44,7 @@ def stored(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_published_weights_are_small_and_good(name, digits):
-    r = load_pretrained(name)
+    r = load_run(name)
     assert r.path.stat().st_size < 1_000_000
     assert r.name == name
     assert not r.model.training
@@ -47,7 +57,7 @@ def test_published_weights_are_small_and_good(name, digits):
 
 
 def test_the_folder_holds_what_the_index_says():
-    index = pretrained._index()
+    index = pretrained_index()
     assert set(index) == set(PRETRAINED)
     assert {path.stem for path in COMMITTED.glob("*.safetensors")} == set(index)
     for name, entry in index.items():
@@ -73,7 +83,7 @@ def test_every_damage_is_one_clear_error(stored, tmp_path):
     path.unlink()
     with pytest.raises(RunError, match="missing"):
         load_run("vae2")
-    with pytest.raises(RunError, match="there are vae2"):
+    with pytest.raises(RunError, match="weights: vae2"):
         load_run("ae12")  # a name that is known, and not there
 
 
@@ -88,7 +98,7 @@ def test_an_altered_index_is_refused(stored, tmp_path):
 
 
 def test_fields_of_the_future_are_named_and_those_of_the_past_enough(stored, tmp_path):
-    index = pretrained._index()
+    index = pretrained_index()
     tensors, values = read_weights(tmp_path / "vae2.safetensors")
     assert len(values) < len(fields(Config)) / 2  # what it does not name has today's default
     content = pack(tensors, {"config": json.dumps(values | {"warp": 9})})
@@ -128,7 +138,7 @@ def test_weights_are_published_only_from_the_full_mnist(digits, monkeypatch):
 
 
 def test_publishing_replaces_one_file(tmp_path, monkeypatch, digits):
-    monkeypatch.setattr(pretrained, "pretrained_dir", lambda: tmp_path)
+    keep_in(tmp_path, monkeypatch)
     full = type("Full", (), {"name": "mnist", "train": range(54_000)})
     monkeypatch.setattr(pretrained, "load_dataset", lambda name: full)
     monkeypatch.setitem(PRETRAINED, "vae2", TINY)

@@ -1,16 +1,16 @@
 """What is published belongs together, and a problem that is planted is found."""
 
-import json
 from dataclasses import replace
 
 import nbformat
 import pandas as pd
 import pytest
+from published import problems, published_runs
 
 from labutils import BASELINE, run
 from labutils.paths import ROOT
 from labutils.plots import figure
-from labutils.publish.publication import problems, publish, published, published_runs, write_pages
+from labutils.publish.publication import publish, published, write_pages
 from labutils.publish.report import read_summary, save_results, write_summary
 from labutils.publish.series import code_and_outputs
 from labutils.store.folder import stored_row
@@ -53,7 +53,7 @@ def lab(tmp_path, monkeypatch):
     sign(results)
     (results / "notebooks" / "02_b.ipynb").write_text("failed: it has no summary")
     # mnist5k has no pinned files; its checksum is the data's
-    monkeypatch.setattr("labutils.publication.run_key", lambda config, data: row["run"] if config == known else "other")
+    monkeypatch.setattr("published.run_key", lambda config, data: row["run"] if config == known else "other")
     known = config_of(row)
     return tmp_path
 
@@ -74,13 +74,14 @@ def test_publishing_replaces_what_ended_well_and_keeps_the_rest(lab):
 
 def test_the_minutes_are_those_of_the_execution_that_trained(lab):
     target, source = lab / "outputs" / "01_a", lab / "outputs" / "local" / "mnist-full" / "01_a"
-    made_with = read_summary(source)["made_with"]
-    write_summary(target, {"minutes": 7.0, "made_with": made_with})
+    (target / "results.csv").write_bytes((source / "results.csv").read_bytes())
+    write_summary(target, {"minutes": 7.0})
     for minutes, shown in ((0.5, 7.0), (8.0, 8.0)):
         write_summary(source, {**read_summary(source), "minutes": minutes})
         publish(lab)
         assert f"| New. [1, 2] | {shown} |" in (lab / "README.md").read_text()
-    write_summary(source, {**read_summary(source), "minutes": 3.0, "made_with": {**made_with, "code": "another"}})
+    edit(target / "results.csv", pd.read_csv(source / "results.csv")["run"][0], "0" * 16)  # trained by other code
+    write_summary(source, {**read_summary(source), "minutes": 3.0})
     publish(lab)
     assert "| New. [1, 2] | 3.0 |" in (lab / "README.md").read_text()
 
@@ -141,11 +142,6 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def summary_says(lab, name, value):
-    file = lab / "outputs" / "01_a" / "summary.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
-
-
 def planted(old, new, *path):
     return lambda lab: edit(lab.joinpath(*path), old, new)
 
@@ -157,7 +153,6 @@ PLANTED = {
     "does not give the published answer": planted("New. [1, 2]", "New. [0, 3]", "notebooks", "01_a.ipynb"),
     "the README says something else": planted("[1, 2]", "[1, 3]", "README.md"),
     "other figures": lambda lab: (lab / "outputs" / "01_a" / "another.png").touch(),
-    "other code": lambda lab: summary_says(lab, "made_with", {"code": "of yesterday"}),
 }
 
 
@@ -171,8 +166,18 @@ def test_what_does_not_belong_together_is_found(lab, problem):
 
 def test_a_row_of_another_code_is_found(lab, monkeypatch):
     publish(lab)
-    monkeypatch.setattr("labutils.publication.run_key", lambda config, data: "0" * 16)
+    monkeypatch.setattr("published.run_key", lambda config, data: "0" * 16)
     assert any("today's code" in line for line in problems(lab))
+
+
+def test_an_import_may_move(lab):
+    publish(lab)
+    edit(
+        lab / "notebooks" / "01_a.ipynb",
+        '"Markdown(answer)"',
+        '"from labutils.elsewhere import x\\n",\n"Markdown(answer)"',
+    )
+    assert problems(lab) == []
 
 
 def test_prose_may_be_mended(lab):

@@ -25,7 +25,7 @@ LOADED = {"fashion_mnist": "fashion_mnist"}
 CELLS = """
 import pandas as pd
 from labutils.plots import figure
-from labutils.report import save_results
+from labutils.publish.report import save_results
 save_results("00_ok", "mnist5k", pd.DataFrame({"a": [1]}), {"empty": figure(1, 1)[0]}, question="2 < 3?", answer="Yes.")
 """
 

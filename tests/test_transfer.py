@@ -93,8 +93,8 @@ def test_a_perceptrons_encoder_is_refused(tmp_path):
     file = tmp_path / "mlp.safetensors"
     config = Config(model="mlp_vae", hidden=8, latent_dim=3)
     file.write_bytes(weights_file(build_model(config), config))
-    with pytest.raises(ValueError, match="model is mlp_vae"):
-        keep_encoder(file)
+    with pytest.raises(ValueError, match="an mlp_vae's, which has no convolutions"):
+        run(replace(CLASSIFIER, encoder=keep_encoder(file)), progress=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}"])

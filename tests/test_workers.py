@@ -14,7 +14,7 @@ from processes import LETHAL, context, run_row_or_die
 
 from labutils import BASELINE, load_run, run, stored_runs, sweep, workers
 from labutils.runs import run_row
-from labutils.store.folder import RunError
+from labutils.store.weights import RunError
 from labutils.workers import Task, rows
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
@@ -50,7 +50,7 @@ def tasks(*seeds):
 
 def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
     pools = []
-    monkeypatch.setattr(workers, "_pool", lambda processes: pools.append(Inline()) or pools[-1])
+    monkeypatch.setattr(workers, "get_reusable_executor", lambda *_, **__: pools.append(Inline()) or pools[-1])
     found = pd.DataFrame(rows(tasks(1, LETHAL, 2, 3, 4), None, own_processes=True)).set_index("seed")
     assert set(found.index) == {1, 2, 3, 4, LETHAL}
     assert found["error"][LETHAL].startswith("RunError: every process that began this run died")
@@ -60,7 +60,7 @@ def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
 
 
 def test_where_an_executor_breaks_processes_of_this_machine_do_the_rest(monkeypatch):
-    monkeypatch.setattr(workers, "_pool", lambda processes: Inline())
+    monkeypatch.setattr(workers, "get_reusable_executor", lambda *_, **__: Inline())
     with pytest.warns(UserWarning, match="the executor broke"):
         found = {row["run"]: row["error"] for row in rows(tasks(1, 2, LETHAL, 3), Inline(), own_processes=False)}
     assert [bool(found[task.key]) for task in tasks(1, 2, LETHAL, 3)] == [False, False, True, False]

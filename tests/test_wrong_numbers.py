@@ -9,7 +9,7 @@ import torch
 
 from labutils import CLASSIFIER, CONV_VAE, MLP_VAE, Config, compare, run, summarize
 from labutils.data import Dataset, Split, batch_sizes, batches
-from labutils.metrics import floors, known_floors, reconstruction_metrics, run_metrics
+from labutils.metrics import floors, forget_floors, reconstruction_metrics, run_metrics
 from labutils.models import build_model
 from labutils.objectives import build_objective
 from labutils.stats import effects, pareto
@@ -30,7 +30,7 @@ def some(n, value=None):
 
 def train(config, train, val):
     model, objective = build_model(config), build_objective(config)
-    return model, fit(model, objective, train, val, config, progress=False)
+    return model, fit(model, objective, train, val, config)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -0.1, 1.1])
@@ -49,7 +49,7 @@ def test_codes_that_are_not_finite_diverge():
     model = build_model(config)
     with pytest.raises(TrainingDiverged, match="loss nan in epoch 1"):
         fit(model.head, build_objective(config), Split(codes, torch.arange(20) % 10), Split(codes, torch.zeros(20)),
-            config, progress=False)  # fmt: skip
+            config)  # fmt: skip
 
 
 @pytest.mark.parametrize("empty", ["train", "val"])
@@ -83,7 +83,7 @@ def test_a_metric_that_is_not_finite_is_no_result(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", MODELS)
 def test_constant_images_train_and_have_finite_metrics(kind, value):
     config = replace(MODELS[kind], epochs=1)
-    known_floors.clear()
+    forget_floors()
     data = Dataset("mnist5k", "here", f"constant {value}", some(40, value), some(10, value), some(10, value))
     model, history = train(config, data.train, data.val)
     try:
@@ -91,7 +91,7 @@ def test_constant_images_train_and_have_finite_metrics(kind, value):
         if kind != "classifier":
             assert floors(data)[0] == pytest.approx(0, abs=1e-12)  # the mean image is the image
     finally:
-        known_floors.clear()
+        forget_floors()
     assert np.isfinite(list(metrics.values())).all()
 
 

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import sys
-import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -14,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from labutils.cli.doctor import doctor
-from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, MODELS, TRADEOFF, Config
+from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
+from labutils.kinds import KINDS, has_field
 from labutils.paths import outputs_dir
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{word!r} was not expected: names stand together, and values behind their --flag")
         flags = set(re.findall(r"--([\w-]*\w)", self.format_help()))
         near = get_close_matches(word.split("=")[0].lstrip("-"), flags, cutoff=0.7)
-        self.error(f"there is no {word}" + f", did you mean --{' or --'.join(near)}?" * bool(near))
+        suggestion = f", did you mean --{' or --'.join(near)}?" if near else ""
+        self.error(f"there is no {word}{suggestion}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         epochs_shown = getattr(options, "gallery", None) or getattr(options, "tensorboard", None)
         again = "begins this run again" if epochs_shown else "goes on after what is finished"
-        print(f"stopped{f': {error}' * bool(str(error))}; the same command {again}", file=sys.stderr)
+        where = f": {error}" if str(error) else ""
+        print(f"stopped{where}; the same command {again}", file=sys.stderr)
         return 130
 
 
@@ -70,7 +71,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     train = commands.add_parser(
         "train", allow_abbrev=False, help="train a model, or show the stored run of the same settings"
     )
-    _add_config(train, MODELS, "baseline")
+    _add_config(train, tuple(KINDS), "baseline")
     train.add_argument("--gallery", type=Path, metavar="DIR", help="pictures and a checkpoint of every epoch")
     train.set_defaults(function=_train)
     classify = commands.add_parser(
@@ -120,9 +121,8 @@ def _add_config(parser: argparse.ArgumentParser, models: Sequence[str], base: st
     bases = [name for name, config in BASES.items() if config.model in models]
     parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
     for f in fields(Config):
-        if not set(models) & set(f.metadata["models"]) or (
-            models == ("classifier",) and f.name in ("model", "encoder")
-        ):
+        by_mode = models == ("classifier",) and f.name in ("model", "encoder")
+        if by_mode or not any(has_field(model, f.name) for model in models):
             continue
         value = getattr(BASES[base], f.name)
         shown = "by --mode" if models == ("classifier",) and f.name in ("head", "encoder_lr") else value
@@ -225,17 +225,22 @@ def _train(options: argparse.Namespace) -> int:
 
 def _classify(options: argparse.Namespace) -> int:
     from labutils.store.folder import keep_encoder
+    from labutils.store.weights import read_weights
     from labutils.transfer import encoder_layers
 
-    file, own_lr = options.encoder_checkpoint, options.encoder_lr
-    if (file is None) != (options.mode == "scratch"):
-        raise ValueError(f"--mode {options.mode} {'needs' if file is None else 'takes no'} --encoder-checkpoint")
+    file, mode = options.encoder_checkpoint, options.mode
+    if (file is None) != (mode == "scratch"):
+        raise ValueError(f"--mode {mode} {'needs' if file is None else 'takes no'} --encoder-checkpoint")
     if file is None:
         return _train_and_write(_config(options), options)
-    options.encoder_lr = {"frozen": 0.0, "finetune": FINETUNE if own_lr is None else own_lr}[options.mode]
-    if own_lr not in (None, options.encoder_lr):
-        raise ValueError(f"--mode frozen means encoder_lr=0, not {own_lr}: leave --encoder-lr out")
-    config = _config(options, **encoder_layers(file), head=HEAD, encoder=keep_encoder(file))
+    if mode == "frozen":
+        if options.encoder_lr not in (None, 0):
+            raise ValueError(f"--mode frozen means encoder_lr=0, not {options.encoder_lr}: leave --encoder-lr out")
+        encoder_lr = 0.0
+    else:
+        encoder_lr = FINETUNE if options.encoder_lr is None else options.encoder_lr
+    encoder, layers = keep_encoder(file), encoder_layers(read_weights(file)[1])
+    config = replace(_config(options, **layers, head=HEAD, encoder=encoder), encoder_lr=encoder_lr)
     return _train_and_write(config, options)
 
 
@@ -243,15 +248,13 @@ def _train_and_write(config: Config, options: argparse.Namespace) -> int:
     from labutils.data import load_dataset
     from labutils.explore.gallery import epoch_gallery
     from labutils.runs import run
+    from labutils.training import tensorboard_log
 
-    start = time.time()
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
-    r = run(config, tensorboard=options.tensorboard, each_epoch=draw)
+    r = run(config, each_epoch=draw, callbacks=[tensorboard_log(options.tensorboard)] if options.tensorboard else [])
     for name, value in r.metrics.items():
         print(f"{name:<18} {value:.6g}")
-    # who asks for the epochs has it trained again, though it be stored
-    read = r.path.stat().st_mtime < start and not (options.gallery or options.tensorboard)
-    print(f"{'run':<18} {r.path}{' (trained before, read from the store)' * read}")
+    print(f"{'run':<18} {r.path}{' (trained before, read from the store)' if r.cached else ''}")
     if options.checkpoint_path:
         options.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(r.path / "model.safetensors", options.checkpoint_path)
@@ -262,11 +265,11 @@ def _train_and_write(config: Config, options: argparse.Namespace) -> int:
         for name, figure in figures.items():
             figure.savefig(options.plot_dir / f"{name}.png", dpi=120)
             print(f"{'plot':<18} {options.plot_dir / name}.png")
-    print(_in_words(r))
+    print(in_words(r))
     return 0
 
 
-def _in_words(r: "Run") -> str:
+def in_words(r: "Run") -> str:
     """What to make of the numbers above."""
     m, config = r.metrics, r.config
     if config.model == "classifier":
@@ -349,11 +352,6 @@ def _runs(options: argparse.Namespace) -> int:
     return int(not options.prune and (table["state"] == "damaged").any())
 
 
-def _one_line(message: Warning | str, *where: object, **more: object) -> str:
+def one_line(message: Warning | str, *where: object, **more: object) -> str:
     """A warning as a sentence: whoever types a command does not know the line of ours that it comes from."""
     return f"warning: {message}\n"
-
-
-if __name__ == "__main__":
-    warnings.formatwarning = _one_line
-    sys.exit(main())

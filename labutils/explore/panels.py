@@ -100,7 +100,7 @@ def _test_image(space: Space, index: int) -> tuple[torch.Tensor, int | None]:
 EXAMPLES = ("7 - 1 + 4", "(3 + 8) / 2", "#0 - 7 + 9", "2 * 8 - 3")
 
 
-def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, int]]]:
+def arithmetic_code(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, int]]]:
     """The code (latent_dim,) of an expression of digits, and by name the codes and labels of its operands.
 
     Args:
@@ -154,9 +154,9 @@ def evaluate(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tup
 def arithmetic(
     model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, expression: str = EXAMPLES[0]
 ) -> Panel:
-    """Can one calculate with digits? An expression of mean codes and test images (see `evaluate`), the pictures of its
-    operands, and that of its result. A conditional decoder is told each operand's class, and of the result what is
-    chosen: its codes hold the style alone."""
+    """Can one calculate with digits? An expression of mean codes and test images (see `arithmetic_code`), the pictures
+    of its operands, and that of its result. A conditional decoder is told each operand's class, and of the result
+    what is chosen: its codes hold the style alone."""
     space = latent_space(model, data)
     text = widgets.Combobox(value=expression, options=EXAMPLES, description="calculate", continuous_update=False,
                             style={"description_width": "initial"})  # fmt: skip
@@ -166,7 +166,7 @@ def arithmetic(
     operands, result = widgets.HBox(), view(112)
 
     def update() -> str:
-        code, parts = evaluate(text.value, space)
+        code, parts = arithmetic_code(text.value, space)
         for old in operands.children:
             close_all(old)
         frames = []

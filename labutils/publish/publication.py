@@ -1,32 +1,24 @@
-"""Publishing: what a full run on MNIST found becomes what the repository shows. And whether that belongs together."""
+"""Publishing: what a full run on MNIST found becomes what the repository shows."""
 
+import csv
 import hashlib
-import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from labutils.config import Config
-from labutils.download import CHECKSUMS
 from labutils.paths import ROOT
 from labutils.publish.report import read_summary, write_summary
-from labutils.publish.series import code_and_outputs, code_cells, results, write_html, write_page
-from labutils.store.key import run_key
-from labutils.sweeps import config_of
+from labutils.publish.series import code_and_outputs, code_cells, code_without_imports, results, write_html, write_page
 
-ALL = 54_000  # training images of MNIST, and of Fashion-MNIST
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table
 SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
 
 
 def publish(root: Path = ROOT) -> list[str]:
     """Replace published notebooks, tables and figures by those of the last full runs on MNIST, the README's table, and
-    the pages in outputs/report. A notebook's minutes are those of its longest published execution: one that read its
-    runs from the store took less. (Delete them from outputs/<stem>/summary.json when its work has become less.) When
-    code that decides a result has changed they are not kept: every run was trained anew.
+    the pages in outputs/report. A notebook's minutes are those of its longest published execution with the same runs:
+    one that read them from the store took less. (Delete them from outputs/<stem>/summary.json when its work has become
+    less.)
 
     Returns:
         The notebooks published: those that ended well. Others keep what was published before.
@@ -50,23 +42,32 @@ def publish(root: Path = ROOT) -> list[str]:
         target = root / "outputs" / stem
         screenshots = set(target.glob(SCREENSHOTS))
         now, before = (read_summary(folder) for folder in (source / stem, target))
-        same_code = now.get("made_with", {}).get("code") == before.get("made_with", {}).get("code")
-        minutes = max(now.get("minutes", 0), before.get("minutes", 0) if same_code else 0)
+        same_runs = _runs(source / stem) == _runs(target)
+        minutes = max(now.get("minutes", 0), before.get("minutes", 0) if same_runs else 0)
         for old in set(target.glob("*")) - screenshots:
             old.unlink()
         shutil.copytree(source / stem, target, dirs_exist_ok=True)
         _put_outputs(notebook, root / "notebooks" / notebook.name)
-        write_summary(target, read_summary(target) | {"minutes": minutes, "files": _sums(target, notebook)})
+        write_summary(target, read_summary(target) | {"minutes": minutes, "files": published_sums(target, notebook)})
     readme = root / "README.md"
     head, table = readme.read_text(encoding="utf-8").split(RULE, 1)
-    rows = "\n".join(_row(stem, summary) for stem, summary in published(root).items())
+    rows = "\n".join(table_row(stem, summary) for stem, summary in published(root).items())
     readme.write_text(head + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
     write_pages(root)
     return stems
 
 
 def _code(notebook: Path) -> list[str]:
-    return ["".join(cell["source"]) for cell in code_cells(notebook)] if notebook.exists() else []
+    return [code_without_imports(cell) for cell in code_cells(notebook)] if notebook.exists() else []
+
+
+def _runs(folder: Path) -> set[str]:
+    """The names of the runs in a table of results."""
+    try:
+        lines = (folder / "results.csv").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    return {row.get("run", "") for row in csv.DictReader(lines)}
 
 
 def _put_outputs(executed: Path, notebook: Path) -> None:
@@ -85,13 +86,13 @@ def published(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     return results(root / "outputs")
 
 
-def _row(stem: str, summary: dict[str, Any]) -> str:
+def table_row(stem: str, summary: dict[str, Any]) -> str:
     """A notebook's row of the README's table."""
     cells = f"[{stem}](notebooks/{stem}.ipynb)", summary["question"], summary["answer"], summary.get("minutes") or ""
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _sums(folder: Path, notebook: Path) -> dict[str, str]:
+def published_sums(folder: Path, notebook: Path) -> dict[str, str]:
     """What was published together: SHA-256 sums of the files in a folder, and of a notebook."""
     files = sorted(set(folder.glob("*")) - set(folder.glob(SCREENSHOTS)) - {folder / "summary.json"})
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -112,53 +113,3 @@ def write_pages(root: Path = ROOT) -> Path:
         write_html(notebook, folder / "notebooks" / f"{stem}.html")
     machines = {row.get("made_with", {}).get("machine", "") for row in summaries.values()}
     return write_page(folder, f"published on the full MNIST; {', '.join(sorted(machines))}", summaries)
-
-
-def problems(root: Path = ROOT) -> list[str]:
-    """What is published and does not belong together, or not to today's code: a line each.
-
-    A published notebook, its table, its figures and its row in the README must come from one execution; the runs of its
-    table must be those that today's code would make from their configs; and its answer must stand in its outputs.
-    """
-    readme, found = (root / "README.md").read_text(encoding="utf-8"), []
-    data = {name: hashlib.sha256("".join(sums).encode()).hexdigest() for name, sums in CHECKSUMS.items()}
-    for stem, summary in published(root).items():
-        folder, notebook = root / "outputs" / stem, root / "notebooks" / f"{stem}.ipynb"
-        if summary.get("files") != (there := _sums(folder, notebook)):
-            known = summary.get("files", {})
-            others = sorted(name for name in {*known, *there} if known.get(name) != there.get(name))
-            found.append(f"{stem}: {', '.join(others)} not as published")
-        if _row(stem, summary) not in readme:
-            found.append(f"{stem}: the README says something else")
-        if {f"{name}.png" for name in summary["figures"]} != {path.name for path in folder.glob("*.png")} - {
-            path.name for path in folder.glob(SCREENSHOTS)
-        }:
-            found.append(f"{stem}: other figures than summary.json names")
-        if summary["answer"] not in "".join(_text(cell) for cell in code_cells(notebook)):
-            found.append(f"{stem}: the notebook does not give the published answer")
-        rows = published_runs(folder)
-        try:
-            foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
-        except (KeyError, ValueError, TypeError) as error:
-            found.append(f"{stem}: its table is not one of today's configs ({error})")
-            continue
-        if foreign:
-            found.append(f"{stem}: today's code makes other runs of {len(foreign)} rows, such as {foreign[0]}")
-    return found
-
-
-def published_runs(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a published table that are runs of the store."""
-    rows = [dict(row) for _, row in pd.read_csv(folder / "results.csv").iterrows()]
-    return [row for row in rows if re.fullmatch("[0-9a-f]{16}", str(row.get("run")))]
-
-
-def _made(row: dict[str, Any]) -> Config:
-    """The config that a row's run was made from: the table has the number of images where that says "all"."""
-    config = config_of(row)
-    return replace(config, n_train=None if config.n_train == ALL else config.n_train)
-
-
-def _text(cell: dict[str, Any]) -> str:
-    outputs = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", ())]
-    return "".join("".join(text) for text in outputs)

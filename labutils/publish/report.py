@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from labutils.config import Config
+from labutils.kinds import has_field
 from labutils.paths import local_dir, scale
 from labutils.store.files import write_atomically
 from labutils.store.key import code_hash, torch_version
@@ -42,7 +43,7 @@ def settings(**configs: Config) -> Any:
     """Configs side by side, a row a field; blank, or left out, where no model has the field."""
     table = pd.DataFrame(
         {
-            name: {f.name: str(getattr(config, f.name)) for f in fields(Config) if config.model in f.metadata["models"]}
+            name: {f.name: str(getattr(config, f.name)) for f in fields(Config) if has_field(config.model, f.name)}
             for name, config in configs.items()
         }
     )

@@ -1,5 +1,6 @@
 """The series: notebooks executed headless into git-ignored copies, their results in a table and an HTML page."""
 
+import ast
 import base64
 import hashlib
 import html
@@ -156,11 +157,25 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
 
 
 def code_and_outputs(notebook: Path) -> str:
-    """The SHA-256 sum of a notebook's code and outputs (its prose may be mended); "" where there is none."""
+    """The SHA-256 sum of a notebook's code and outputs; "" where there is none. Its prose may be mended, and what it
+    imports may have moved."""
     if not notebook.exists():
         return ""
-    code = [(cell["source"], cell["outputs"]) for cell in code_cells(notebook)]
-    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+    cells = [(code_without_imports(cell), cell["outputs"]) for cell in code_cells(notebook)]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def code_without_imports(cell: Mapping[str, Any]) -> str:
+    """The source of a code cell but for its import statements, blank lines and what no Python is."""
+    lines = "".join(cell["source"]).splitlines()
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:  # a cell with magics
+        return "\n".join(lines)
+    for node in tree.body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or 0) - node.lineno + 1)
+    return "\n".join(line for line in lines if line)
 
 
 def _first_line(cell: Any) -> str:

@@ -191,10 +191,14 @@ def keep_encoder(file: Path) -> str:
     """Copy a weights file into the run store, for `Config.encoder`; the name it has there, a hash of its content.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no weights file.
+        ValueError: it cannot be read, or is no weights file.
     """
-    content = file.read_bytes()
-    unpack(content)
+    try:
+        unpack(content := file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} is no weights file of labutils ({error}): `train --checkpoint-path` writes one"
+        ) from error
     name = sha256(content)[:16]
     write_atomically(_kept(name), content)
     return name

@@ -47,7 +47,7 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
         if row["state"] == "other code" and row["name"] in encoders:
             row["state"] = "encoder"
     others = dict.fromkeys(runs.glob("damaged-*"), "set aside")
-    others |= {p: "encoder" if not verify or is_as_kept(p) else "damaged" for p in runs.glob("encoders/*.safetensors")}
+    others |= {path: _state_of_encoder(path, verify) for path in runs.glob("encoders/*.safetensors")}
     others |= dict.fromkeys(runs.glob("unfinished/*"), "unfinished")
     others |= dict.fromkeys(abandoned(), "abandoned")
     rows += [{**_size_and_age(path), "state": state} for path, state in sorted(others.items())]
@@ -80,6 +80,13 @@ def _state_of_run(path: Path, verify: bool) -> dict[str, Any]:
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
     state = "ok" if of_today(manifest["made_from"], config.get("model", "")) else "other code"
     return {f.name: config.get(f.name) for f in fields(Config)} | {"result": result, "state": state}
+
+
+def _state_of_encoder(path: Path, verify: bool) -> str:
+    try:
+        return "encoder" if not verify or is_as_kept(path) else "damaged"
+    except OSError:
+        return "unreadable"
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             raise ValueError("the content has another SHA-256 sum than it was written with")
         return load(content), about
     except (*PARSE_ERRORS, SafetensorError) as error:
-        raise ValueError(f"no weights file of labutils, or a damaged one ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _parts(content: bytes) -> tuple[dict[str, Any], bytes]:
