@@ -14,7 +14,7 @@ Looked up, not read
   transfer    another model's encoder under a classifier  codes       encode, interpolate, project, sample
   pictures    PNG bytes; digits from picture files        plots       plot_*: arrays in, Figure out
   evaluation  probe, likelihood, Fréchet distance         timing      models timed in turns
-  workers     one process a core, or any executor
+  callbacks   progress bar, TensorBoard, each epoch      workers     one process a core, or any executor
 
 store/        the name of a run (key, golden), its folder, weights, checkpoints, the listing
 explore/      everything that moves: sliders, panels, map, exported page

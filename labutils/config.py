@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ from labutils.kinds import KINDS, has_field
 IMAGE_SIZE = 28
 
 
-def option(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float = -math.inf, high: float = math.inf,
+def option(default: Any, help: str, *, choices: Collection[str] = (), low: float = -math.inf, high: float = math.inf,
            above: float = -math.inf, neutral: Any = None) -> Any:  # fmt: skip
     """A Config field with its meaning and its allowed values: `choices`, or low <= value <= high and value > above.
 
@@ -38,7 +38,7 @@ class Config:
     # images and kind of model
     dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
     model: str = option("cae", "cae: convolutional autoencoder; *_vae: variational, conditional_vae knowing the label",
-                        choices=tuple(KINDS))  # fmt: skip
+                        choices=KINDS)  # fmt: skip
     # network
     filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
     depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4→2); the others keep it",

@@ -150,12 +150,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
     ax: Axes = axes[0, 0]
     for i, (name, history) in enumerate(histories.items()):
         ax.plot(
-            history["epoch"],
-            history[f"train_{metric}"],
-            "--",
-            color=_colour(i),
-            alpha=0.6,
-            label=f"{name}, training",
+            history["epoch"], history[f"train_{metric}"], "--", color=_colour(i), alpha=0.6, label=f"{name}, training"
         )
         ax.plot(history["epoch"], history[f"val_{metric}"], "o-", color=_colour(i), ms=3, label=f"{name}, validation")
     _draw_floors(ax, floors)
@@ -288,10 +283,7 @@ COST_LABELS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an ima
 
 
 def plot_pareto(
-    table: pd.DataFrame,
-    costs: Sequence[str],
-    highlight: Sequence[str] = (),
-    ylabel: str = "validation mse per pixel",
+    table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = (), ylabel: str = "validation mse per pixel"
 ) -> Figure:
     """Error (column mean, with low … high) against each cost, a panel each; the front is drawn as steps.
 
@@ -354,13 +346,7 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
         at = np.arange(len(names)) + (i - (len(errors) - 1) / 2) * width
         sem = [g.std(ddof=1) / len(g) ** 0.5 for g in groups]
         ax.bar(
-            at,
-            [g.mean() for g in groups],
-            width * 0.92,
-            yerr=sem,
-            label=model,
-            color=_colour(i),
-            error_kw={"lw": 1},
+            at, [g.mean() for g in groups], width * 0.92, yerr=sem, label=model, color=_colour(i), error_kw={"lw": 1}
         )
     ax.set_xticks(range(len(names)), names)
     ax.set(xlabel="class", ylabel="test mse per pixel")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from labutils import codes
+from labutils.callbacks import after_each_epoch, progress_bar
 from labutils.config import Config
 from labutils.data import Dataset, load_dataset, training_images
 from labutils.device import RANDOM_LOCK, cpu_threads
@@ -19,18 +20,10 @@ from labutils.models import CLASSES, build_model
 from labutils.objectives import build_objective
 from labutils.paths import runs_dir
 from labutils.pictures import as_images
-from labutils.store.folder import (
-    checkpoint_of,
-    find_run,
-    read_encoder,
-    read_run,
-    stored_row,
-    write_run,
-)
+from labutils.store.folder import checkpoint_of, find_run, read_encoder, read_run, stored_row, write_run
 from labutils.store.key import resolved, run_key
 from labutils.store.weights import RunError, load_pretrained, load_weights, pretrained_index
-from labutils.training import Callback, TrainingDiverged, fit, progress_bar
-from labutils.training import each_epoch as after_each_epoch
+from labutils.training import Callback, TrainingDiverged, fit
 from labutils.transfer import fit_head, start_from
 
 

@@ -4,13 +4,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from labutils.config import Config, stream_seed
 from labutils.data import Split, batch_sizes, batches, check_images
@@ -64,7 +62,7 @@ def fit(
     Args:
         objective: (model, x, y, progress) → dict of batch means; "loss" is minimised, all are logged.
         train, val: images as uint8, or as floats in [0,1]; of a model that takes codes, those (N,d).
-        callbacks: see `Callback`; such as `progress_bar`, `tensorboard_log`, `each_epoch`, a store's Checkpoint.
+        callbacks: see `Callback`; callbacks.py has some.
 
     Returns:
         The history, a row an epoch: epoch, lr (the last step's), train_* (averages by example while training), val_*
@@ -182,51 +180,3 @@ def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: i
             for name, value in objective(model, x, y, 1.0).items():
                 sums[name] = sums.get(name, 0.0) + value * len(x)
     return {name: float(total) / len(split) for name, total in sums.items()}
-
-
-def progress_bar(config: Config, n_train: int) -> Callback:
-    """A callback that shows a bar with losses and remaining time."""
-    steps = config.epochs * len(batch_sizes(n_train, config.batch_size))
-    bar = tqdm(disable=True)
-
-    def show(training: Training, moment: str) -> None:
-        nonlocal bar
-        if moment == "start":
-            bar = tqdm(total=steps, unit="step", leave=False)
-        if moment == "end":
-            bar.close()
-            return
-        bar.update(training.schedulers[0].last_epoch - bar.n)
-        if moment == "epoch":
-            row = training.rows[-1]
-            bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
-
-    return show
-
-
-def tensorboard_log(folder: str | Path) -> Callback:
-    """A callback that writes each epoch's row into a folder for TensorBoard."""
-    from torch.utils.tensorboard import SummaryWriter  # only here: it costs seconds and few ask for it
-
-    writer = SummaryWriter(str(folder))
-
-    def log(training: Training, moment: str) -> None:
-        if moment == "epoch":
-            row = training.rows[-1]
-            for name in row.keys() - {"epoch", "seconds"}:
-                writer.add_scalar(name, row[name], int(row["epoch"]))
-        elif moment == "end":
-            writer.close()
-
-    return log
-
-
-def each_epoch(function: Callable[[nn.Module, int], None], seed: int = 0) -> Callback:
-    """A callback that calls function(model, epoch) after each epoch, with random numbers of its own."""
-
-    def call(training: Training, moment: str) -> None:
-        if moment == "epoch":
-            with private_noise(seed, "each epoch", training.device):
-                function(training.model, len(training.rows))
-
-    return call

@@ -68,6 +68,17 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return request.config.stash.setdefault(COUNTED, []).append
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under pytest-xdist a worker hands its lines to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["counted"] = session.config.stash.get(COUNTED, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    node.config.stash.setdefault(COUNTED, []).extend(getattr(node, "workeroutput", {}).get("counted", []))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in config.stash.get(COUNTED, []):
         terminalreporter.write_line(f"counted: {line}")

@@ -154,7 +154,7 @@ def _digest_of_use(run: Any, config: Any) -> str:
         results += again.model.state_dict().values()
     with TemporaryDirectory() as board:
         try:
-            from labutils.training import tensorboard_log
+            from labutils.callbacks import tensorboard_log
         except ImportError:  # the first edition
             watched = labutils.run(config, tensorboard=board)  # type: ignore[call-arg]
         else:

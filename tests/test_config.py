@@ -101,7 +101,7 @@ def configs(draw: st.DrawFn) -> Config:
         if not has_field(values.get("model", "cae"), name):
             values[name] = f.default
         elif f.metadata["choices"]:
-            values[name] = draw(st.sampled_from(f.metadata["choices"]))
+            values[name] = draw(st.sampled_from(tuple(f.metadata["choices"])))
         elif name == "filters":
             values[name] = draw(st.lists(st.integers(low, high), min_size=1, max_size=6).map(tuple))
         elif name == "depth":

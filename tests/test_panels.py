@@ -13,14 +13,7 @@ from test_widgets import TINY, message, trained_like
 
 from labutils.codes import interpolate
 from labutils.explore import panels
-from labutils.explore.panels import (
-    arithmetic,
-    arithmetic_code,
-    interpolation,
-    random_digits,
-    side_by_side,
-    traversals,
-)
+from labutils.explore.panels import arithmetic, arithmetic_code, interpolation, random_digits, side_by_side, traversals
 from labutils.explore.space import RANDOM, latent_space
 from labutils.pictures import png
 

@@ -16,13 +16,7 @@ from labutils.evaluation import confidence
 from labutils.publish import pretrained
 from labutils.publish.pretrained import PRETRAINED, load_or_train, pretrain
 from labutils.store import weights
-from labutils.store.weights import (
-    RunError,
-    pack,
-    pretrained_dir,
-    pretrained_index,
-    read_weights,
-)
+from labutils.store.weights import RunError, pack, pretrained_dir, pretrained_index, read_weights
 
 COMMITTED = pretrained_dir()
 

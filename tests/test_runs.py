@@ -25,6 +25,7 @@ from test_config import configs
 
 from labutils import BASELINE, Config, ablate, load_run, run, runs, stored_runs, summarize, sweep, sweeps
 from labutils.kinds import KINDS, has_field
+from labutils.models import ConvAutoencoder
 from labutils.paths import ROOT
 from labutils.store import folder
 from labutils.store.folder import RunError
@@ -88,6 +89,16 @@ def test_a_stored_vae_generates_what_it_generated(store):
     assert list(again.history) == [
         *("epoch", "lr", "train_loss", "train_bce", "train_kl", "val_loss", "val_bce", "val_kl", "seconds")
     ]
+
+
+def test_a_sixth_kind_of_model_costs_one_entry(store, monkeypatch):
+    kind = replace(KINDS["cae"], network=lambda config: ConvAutoencoder(replace(config, activation="tanh")))
+    monkeypatch.setitem(KINDS, "tanh_cae", kind)
+    config = replace(TINY, model="tanh_cae", loss="bce")
+    r = run(config, progress=False)
+    assert load_run(r.path.name).config.model == "tanh_cae"
+    assert not equal(r.model, run(replace(TINY, loss="bce"), progress=False).model)
+    assert sweep([config, replace(config, seed=1)], ThreadPoolExecutor(1))["test_mse"][0] == r.metrics["test_mse"]
 
 
 def test_a_classifier_is_stored_with_its_accuracies(store):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from labutils.callbacks import after_each_epoch, progress_bar, tensorboard_log
 from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.device import resolve_device, resolve_precision
@@ -29,15 +30,7 @@ from labutils.objectives import (
     squared_error,
 )
 from labutils.optim import Muon, build_optimizers
-from labutils.training import (
-    TrainingDiverged,
-    TrainingInterrupted,
-    each_epoch,
-    evaluate,
-    fit,
-    progress_bar,
-    tensorboard_log,
-)
+from labutils.training import TrainingDiverged, TrainingInterrupted, evaluate, fit
 
 # 40 images in batches of 16 make three steps an epoch, the last of 8 images.
 # Batch norm and a decoupled decay: whatever state a layer or an optimiser can have is there to be disturbed.
@@ -189,7 +182,9 @@ def test_progress_runs_from_zero_to_the_last_step_and_is_one_in_evaluation(few):
 
 def test_each_epoch_is_shown_to_who_asks_and_asking_changes_nothing(few):
     seen = []
-    model, _ = train(TINY, few, noisy, callbacks=[each_epoch(lambda model, epoch: seen.append((epoch, torch.rand(1))))])
+    model, _ = train(
+        TINY, few, noisy, callbacks=[after_each_epoch(lambda model, epoch: seen.append((epoch, torch.rand(1))))]
+    )
     assert [epoch for epoch, _ in seen] == [1, 2]
     assert_same_weights(model, train(TINY, few, noisy)[0])
 

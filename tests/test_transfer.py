@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from labutils import BASELINE, Config, load_run, run
+from labutils.callbacks import after_each_epoch
 from labutils.data import Split, batches, labelled, subset
 from labutils.models import Classifier, build_model
 from labutils.objectives import build_objective, label_error, moved
 from labutils.optim import build_optimizers
 from labutils.store.folder import RunError, keep_encoder
 from labutils.store.weights import weights_file
-from labutils.training import each_epoch
 from labutils.transfer import fit_head
 
 SMALL = {"dataset": "mnist5k", "filters": (4, 4), "depth": 2, "latent_dim": 3, "batch_norm": True, "device": "cpu"}
@@ -136,7 +136,7 @@ def test_freezing_saves_the_encoder_and_counts_encoding(digits, monkeypatch):
     model.encoder.forward = lambda x: (calls.append(len(x)), whole(x))[1]
     train, val = subset(digits.train, 200), subset(digits.val, 100)
     seen = []
-    watch = each_epoch(lambda m, epoch: seen.append((m is model, epoch)))
+    watch = after_each_epoch(lambda m, epoch: seen.append((m is model, epoch)))
     history = fit_head(model, build_objective(config), train, val, config, [watch])
     assert calls == [200, 100]  # each image once, whatever the number of epochs
     assert seen == [(True, epoch) for epoch in (1, 2, 3, 4)]

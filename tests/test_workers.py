@@ -147,11 +147,7 @@ def dask():
         yield client.get_executor()
 
 
-EXECUTORS = {
-    "default": nullcontext,
-    "processes": lambda: ProcessPoolExecutor(2, mp_context=context),
-    "dask": dask,
-}
+EXECUTORS = {"default": nullcontext, "processes": lambda: ProcessPoolExecutor(2, mp_context=context), "dask": dask}
 
 
 def lose(executor, loss, store):

@@ -245,10 +245,10 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _train_and_write(config: Config, options: argparse.Namespace) -> int:
+    from labutils.callbacks import tensorboard_log
     from labutils.data import load_dataset
     from labutils.explore.gallery import epoch_gallery
     from labutils.runs import run
-    from labutils.training import tensorboard_log
 
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
     r = run(config, each_epoch=draw, callbacks=[tensorboard_log(options.tensorboard)] if options.tensorboard else [])

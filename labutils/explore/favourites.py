@@ -13,8 +13,6 @@ from torch import nn
 from labutils.paths import outputs_dir
 from labutils.store.files import PARSE_ERRORS, write_atomically
 
-LIMIT = 2**24  # bytes
-
 Favourites = dict[str, dict[str, Any]]  # by name: z, a list of numbers, and y, the label that goes with it, or None
 
 
