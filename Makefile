@@ -8,11 +8,12 @@ READY := .venv/ready
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
 
+# one thread a process: two of them beside a busy neighbour are slower than one
 test: lint               ## everything that is checked; the notebooks at smoke scale, in an empty outputs folder
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
-	    LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs $(BIN)/python -m pytest -n auto --nbmake notebooks
+	    OMP_NUM_THREADS=1 LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs $(BIN)/python -m pytest -n auto --nbmake notebooks
 
 same: $(READY)           ## prove that an edit changed no number: stored and published runs then keep their names
 	$(BIN)/python tests/golden.py $(BASE)
