@@ -16,7 +16,7 @@ Looked up, not read
   evaluation  probe, likelihood, Fréchet distance         timing      models timed in turns
   callbacks   progress bar, TensorBoard, each epoch      workers     one process a core, or any executor
 
-store/        the name of a run (key, golden), its folder, weights, checkpoints, the listing
+store/        the name of a run (key), its folder, weights, checkpoints, the listing
 explore/      everything that moves: sliders, panels, map, exported page
 publish/      notebooks headless, their pages, what the repository shows
 cli/          python -m labutils

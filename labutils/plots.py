@@ -17,18 +17,9 @@ from matplotlib.transforms import Bbox
 from labutils.pictures import tile
 
 # Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
-DIGIT_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#8C6D00",
-    "#332288",
-    "#882255",
-    "#777777",
-)
+DIGIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
+                 "#8C6D00", "#332288", "#882255", "#777777")  # fmt: skip
+BLUE, ORANGE, GREY = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555"
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
 
 
@@ -42,6 +33,13 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     plt.close(fig)  # pyplot would show it a second time
     return fig, axes
+
+
+def _panel(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, open at the top and the right."""
+    fig, axes = figure(width, height)
+    axes[0, 0].spines[["top", "right"]].set_visible(False)
+    return fig, axes[0, 0]
 
 
 def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] | None = None) -> Figure:
@@ -98,10 +96,10 @@ def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) 
     z, rank = z[:, order], np.arange(1, z.shape[1] + 1)
     fig, axes = figure(11, 3, 1, 4)
     bars, spread, correlation, normal = axes[0]
-    bars.bar(rank, importance[order], color=DIGIT_COLOURS[0])
+    bars.bar(rank, importance[order], color=BLUE)
     bars.set(title="importance", xlabel="unit, most important first", ylabel=measure)
-    spread.errorbar(rank, z.mean(0), z.std(0), fmt="o", ms=3, color=DIGIT_COLOURS[0])
-    spread.axhline(0, color="#555555", linestyle=":", linewidth=1)
+    spread.errorbar(rank, z.mean(0), z.std(0), fmt="o", ms=3, color=BLUE)
+    spread.axhline(0, color=GREY, linestyle=":", linewidth=1)
     spread.set(title="mean ± standard deviation", xlabel="unit")
     varies = z.std(0) > 1e-6
     matrix = np.atleast_2d(np.corrcoef(z[:, varies], rowvar=False))
@@ -111,7 +109,7 @@ def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) 
     standard = np.sort((z[:, varies] - z[:, varies].mean(0)) / z[:, varies].std(0), axis=0)
     at = np.linspace(0.005, 0.995, 99)
     ideal, real = stats.norm.ppf(at), np.quantile(standard, at, axis=0)
-    normal.plot(ideal, real, color=DIGIT_COLOURS[0], alpha=0.35, linewidth=0.8)
+    normal.plot(ideal, real, color=BLUE, alpha=0.35, linewidth=0.8)
     normal.plot(ideal, ideal, color="black", linestyle=":", linewidth=2)
     normal.set(title="normality", xlabel="quantile of N(0, 1)", ylabel="of the unit, standardised")
     for ax in (bars, spread, normal):
@@ -121,10 +119,10 @@ def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) 
 
 def _draw_floors(ax: Axes, floors: Mapping[str, float], side: str = "right") -> None:
     for name, value in floors.items():
-        ax.axhline(value, color="#555555", linestyle=":", linewidth=1)
+        ax.axhline(value, color=GREY, linestyle=":", linewidth=1)
         ax.annotate(
             f"{name}: {value:.3g}", (side == "right", value), xycoords=("axes fraction", "data"), ha=side, va="bottom",
-            fontsize=8, color="#555555",
+            fontsize=8, color=GREY,
         )  # fmt: skip
 
 
@@ -146,8 +144,7 @@ def _colour(i: int) -> str:
 
 def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, float], metric: str = "mse") -> Figure:
     """Training (dashed) and validation error against the epoch for each history, and the floors as lines."""
-    fig, axes = figure(8.5, 3.6)
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(8.5, 3.6)
     for i, (name, history) in enumerate(histories.items()):
         ax.plot(
             history["epoch"], history[f"train_{metric}"], "--", color=_colour(i), alpha=0.6, label=f"{name}, training"
@@ -158,7 +155,6 @@ def plot_history(histories: Mapping[str, pd.DataFrame], floors: Mapping[str, flo
     ax.set(xlabel="epoch", ylabel="mse per pixel" if metric == "mse" else metric, yscale="log")
     _plain_log(ax.yaxis)
     fig.legend(loc="outside right upper", frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
@@ -178,8 +174,7 @@ def plot_curves(
         log: the axes with a logarithmic scale: "", "x", "y" or "xy".
         width: in inches.
     """
-    fig, axes = figure(width, 3.8)
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(width, 3.8)
     for i, (name, table) in enumerate(curves.items()):
         x, y = table.iloc[:, 0], table.iloc[:, 1]
         bars = [y - table["low"], table["high"] - y] if "low" in table else None
@@ -191,7 +186,6 @@ def plot_curves(
         ax.set(**{f"{axis}scale": "log"})
         _plain_log(ax.xaxis if axis == "x" else ax.yaxis)
     ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
@@ -203,12 +197,11 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
         peak: of the arithmetic, in FLOP/s.
         bandwidth: of memory, in bytes a second.
     """
-    fig, axes = figure(9, 5)
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(9, 5)
     x = np.geomspace(passes["intensity"].min() / 4, 3 * passes["intensity"].max(), 200)
-    ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color="#555555", label="memory's slope, arithmetic's roof")
+    ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color=GREY, label="memory's slope, arithmetic's roof")
     for i, (name, group) in enumerate(passes.groupby("pass", sort=False)):
-        ax.plot(group["intensity"], group["gflops"], "o", ms=5, color=DIGIT_COLOURS[(3, 0)[i % 2]], label=name)
+        ax.plot(group["intensity"], group["gflops"], "o", ms=5, color=(ORANGE, BLUE)[i % 2], label=name)
     ax.set(xscale="log", yscale="log", xlabel="operations on each byte moved", ylabel="GFLOP/s, one thread")
     _plain_log(ax.xaxis)
     _plain_log(ax.yaxis)
@@ -218,7 +211,6 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
         for name, x, y in zip(from_above["layer"], from_above["intensity"], from_above["gflops"], strict=True)
     ])  # fmt: skip
     ax.legend(frameon=False, fontsize=8, loc="upper left")
-    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
@@ -230,7 +222,7 @@ def plot_effects(
     fig, axes = figure(9, 0.9 + 0.42 * max(5, len(table)), 1, 2)
     left, right = axes[0]
     at, names = np.arange(len(table)), [str(value) for value in table.index]
-    colours = ["#555555" if verdict == "baseline" else DIGIT_COLOURS[0] for verdict in table["verdict"]]
+    colours = [GREY if verdict == "baseline" else BLUE for verdict in table["verdict"]]
     for i, colour in zip(at, colours, strict=True):
         row = table.iloc[i]
         left.errorbar(i, row["mean"], [[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", ms=5,
@@ -248,7 +240,7 @@ def plot_effects(
         xlim=(-0.5, len(table) - 0.5),
     )
     left.set_xticklabels(names, fontsize=8, rotation=90 if len(table) > 6 else 0)
-    right.axvline(0, color="#555555", linewidth=1)
+    right.axvline(0, color=GREY, linewidth=1)
     right.set(yticks=at, xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
     right.set_yticklabels(names, fontsize=8)
     if floors:
@@ -262,19 +254,17 @@ def plot_comparisons(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """The same comparisons in several settings, beside each other: percent with percent_low … percent_high, as
     `stats.compare` gives them, a row a comparison and a colour a table."""
     first = next(iter(tables.values()))
-    fig, axes = figure(8, 1 + 0.45 * len(first))
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(8, 1 + 0.45 * len(first))
     for i, (name, table) in enumerate(tables.items()):
         at = np.arange(len(table)) + 0.24 * (i - (len(tables) - 1) / 2)
         bars = [table["percent"] - table["percent_low"], table["percent_high"] - table["percent"]]
         ax.errorbar(table["percent"], at, xerr=bars, fmt="o", ms=5, capsize=3, color=_colour(i), label=name)
-    ax.axvline(0, color="#555555", linewidth=1)
+    ax.axvline(0, color=GREY, linewidth=1)
     ax.set(
         yticks=np.arange(len(first)), ylim=(len(first) - 0.5, -0.5), xlabel="difference to the baseline, % of its mean"
     )
     ax.set_yticklabels([str(value) for value in first.index], fontsize=9)
     ax.legend(frameon=False, fontsize=9)
-    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
@@ -293,7 +283,7 @@ def plot_pareto(
     """
     columns = min(len(costs), 2)
     rows = -(-len(costs) // columns)
-    fig, axes = figure((8, 11)[columns - 1], 4.2 * rows, rows, columns)
+    fig, axes = figure({1: 8, 2: 11}[columns], 4.2 * rows, rows, columns)
     for ax in axes.flat[len(costs) :]:
         ax.set_visible(False)
     for ax, cost in zip(axes.flat, costs, strict=False):
@@ -305,7 +295,7 @@ def plot_pareto(
         ax.margins(x=0.12)
         labels = []
         for name, row in table.sort_values("mean", ascending=False).iterrows():
-            colour = DIGIT_COLOURS[3] if name in highlight else DIGIT_COLOURS[0] if name in front.index else "#777777"
+            colour = ORANGE if name in highlight else BLUE if name in front.index else "#777777"
             bars = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
             x = row[cost] / unit
             ax.errorbar(x, row["mean"], bars, fmt="o", ms=4, capsize=2, color=colour)
@@ -325,10 +315,10 @@ def _below_each_other(fig: Figure, ax: Axes, labels: Sequence[Annotation]) -> No
     points = [ax.transData.transform(label.xy) for label in labels]
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
     for label in labels:
-        while any(map((place := label.get_window_extent()).overlaps, taken)):
+        while any(label.get_window_extent().overlaps(box) for box in taken):
             x, y = label.xyann
             label.xyann = (x, y - 1)
-        taken.append(place)
+        taken.append(label.get_window_extent())
 
 
 def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
@@ -338,8 +328,7 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
         errors: model → (N,) error of each image.
         labels: (N,) classes.
     """
-    fig, axes = figure(7, 3.2)
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(7, 3.2)
     width = 0.8 / len(errors)
     for i, (model, error) in enumerate(errors.items()):
         groups = [error[labels == c] for c in range(len(names))]
@@ -351,7 +340,6 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
     ax.set_xticks(range(len(names)), names)
     ax.set(xlabel="class", ylabel="test mse per pixel")
     ax.legend(frameon=False, fontsize=8, ncols=len(errors))
-    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
@@ -364,8 +352,7 @@ def plot_confusion(labels: np.ndarray, said: np.ndarray, names: Sequence[str]) -
     counts = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(counts, (labels, said), 1)
     wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
-    fig, axes = figure(0.46 * len(names) + 1, 0.42 * len(names) + 0.8)
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(0.46 * len(names) + 1, 0.42 * len(names) + 0.8)
     ax.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
     for (row, column), count in np.ndenumerate(counts):
         if count:
@@ -387,8 +374,7 @@ def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndar
     Args:
         right, sure: classifier → (N,) whether each answer was right, and how sure it was in [0,1].
     """
-    fig, axes = figure(5.2, 4.2)
-    ax: Axes = axes[0, 0]
+    fig, ax = _panel(5.2, 4.2)
     for i, name in enumerate(right):
         parts = np.array_split(np.argsort(sure[name]), groups)
         x = np.array([sure[name][part].mean() for part in parts])
@@ -396,10 +382,9 @@ def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndar
         error = np.array([right[name][part].std() / len(part) ** 0.5 for part in parts])
         ax.errorbar(x, y, error, fmt="o-", ms=4, capsize=2, color=_colour(i), label=name)
     start = min(ax.get_xlim()[0], ax.get_ylim()[0])
-    ax.plot([start, 1], [start, 1], color="#555555", linestyle=":", linewidth=1)
+    ax.plot([start, 1], [start, 1], color=GREY, linestyle=":", linewidth=1)
     ax.set(xlabel="confidence", ylabel="accuracy")
     ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 
