@@ -10,6 +10,7 @@ import torch
 
 from labutils.config import Config
 from labutils.data import Split, to_float
+from labutils.device import cpu_threads
 from labutils.models import build_model, eval_mode
 from labutils.objectives import build_objective
 from labutils.stats import effects
@@ -45,18 +46,24 @@ def time_models(
         one image through the whole model; batch_latency_ms, the same for the batch.
     """
     x = to_float(images)
-    ways: dict[Hashable, Callable[[], object]] = {}
-    for name, config in configs.items():
+
+    def ways_of(config: Config) -> dict[str, Callable[[], object]]:
         model, objective = build_model(config), build_objective(config)
-        ways[name, "train_us"] = lambda m=model, o=objective: o(m, x, labels, 1.0)["loss"].backward()  # type: ignore[misc]
-        ways[name, "latency_ms"] = lambda m=model: _forward(m, x[:1])  # type: ignore[misc]
-        ways[name, "batch_latency_ms"] = lambda m=model: _forward(m, x)  # type: ignore[misc]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+
+        def forward(batch: torch.Tensor) -> torch.Tensor:
+            with eval_mode(model):
+                return model(batch)
+
+        return {
+            "train_us": lambda: objective(model, x, labels, 1.0)["loss"].backward(),
+            "latency_ms": lambda: forward(x[:1]),
+            "batch_latency_ms": lambda: forward(x),
+        }
+
+    ways: dict[Hashable, Callable[[], object]]
+    ways = {(name, unit): way for name, config in configs.items() for unit, way in ways_of(config).items()}
+    with cpu_threads(1):
         seconds = in_turns(ways, rounds).median().to_dict()
-    finally:
-        torch.set_num_threads(threads)
     scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
     rows = {name: {unit: seconds[name, unit] * factor for unit, factor in scale.items()} for name in configs}
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -70,8 +77,3 @@ def effects_and_times(
     table, named = effects(df, factor, baseline=getattr(base, factor)), {str(value): value for value in values}
     variants = {row: replace(base, **{factor: named[str(row)]}) for row in table.index}
     return table.join(time_models(variants, split.images[:BATCH], split.labels[:BATCH]))
-
-
-def _forward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with eval_mode(model):
-        return model(x)

@@ -35,7 +35,8 @@ def styled(table: pd.DataFrame, caption: str = "") -> Any:
     style = table.style.format(known, na_rep="").set_caption(caption)
     style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
     if "verdict" in table:
-        style = style.apply(lambda row: ["font-weight: bold" * (row["verdict"] == "baseline")] * len(row), axis=1)
+        bold = {"baseline": "font-weight: bold"}
+        style = style.apply(lambda row: [bold.get(row["verdict"], "")] * len(row), axis=1)
     return style
 
 

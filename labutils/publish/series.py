@@ -47,7 +47,8 @@ def run_series(names: Sequence[str] = ()) -> int:
         paths = [path for path in paths if any(KNOB.search("".join(cell["source"])) for cell in code_cells(path))]
         if not paths:
             raise ValueError(f"{', '.join(names)}: about two data sets, LABUTILS_DATASET={wanted} cannot choose one")
-    print(f"{len(paths)} notebook{'s' * (len(paths) > 1)} on {dataset} at {scale().name} scale; results go to {folder}")
+    count = f"{len(paths)} notebook{'s' if len(paths) > 1 else ''}"
+    print(f"{count} on {dataset} at {scale().name} scale; results go to {folder}")
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows, dataset)}")
@@ -73,7 +74,7 @@ def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset
     else:
         return ""
     left = max(1, round(pace * sum(known[path.stem] for path in paths[len(rows) :])))
-    return f", about {left} minute{'s' * (left > 1)} to the end"
+    return f", about {left} minute{'s' if left > 1 else ''} to the end"
 
 
 def _find(name: str) -> Path:
@@ -134,7 +135,8 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
         try:
             client.execute()
         except Exception as error:
-            if hasattr(client, "_async_cleanup_kernel_future"):  # a signal to us, on which nbclient ends the kernel
+            # a signal to us, on which nbclient 0.11 ends the kernel (test_a_stopped_series_stops holds this)
+            if hasattr(client, "_async_cleanup_kernel_future"):
                 raise KeyboardInterrupt(f"in {path.stem}; finished runs are stored") from error
             if isinstance(error, CellExecutionError):
                 failure = f"FAILED: {error.ename}: {error.evalue}"
