@@ -7,7 +7,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import torch
-from torch import nn
 
 from labutils.data import Dataset
 from labutils.explore.controls import (
@@ -25,7 +24,7 @@ from labutils.explore.controls import (
     view,
 )
 from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
-from labutils.explore.space import RANDOM, Space, latent_space
+from labutils.explore.space import RANDOM, Model, Space, latent_space
 from labutils.models import eval_mode
 from labutils.pictures import png
 from labutils.plots import class_names
@@ -57,12 +56,7 @@ class LatentExplorer:
     """
 
     def __init__(
-        self,
-        model: Space | Run | nn.Module | str | Path,
-        data: Dataset | None = None,
-        *,
-        classifier: Run | nn.Module | str | Path | None = None,
-        n: int = 5000,
+        self, model: Model | Space, data: Dataset | None = None, *, classifier: Model | None = None, n: int = 5000
     ) -> None:
         self.space = latent_space(model, data, n)
         run = load_run(classifier) if isinstance(classifier, (str, Path)) else classifier

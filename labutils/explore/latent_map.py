@@ -1,22 +1,18 @@
 """LatentMap: the codes of thousands of test images in two dimensions, decoded under the mouse."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anywidget
 import numpy as np
 import torch
 import traitlets
-from torch import nn
 
 from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
-from labutils.explore.space import Space, latent_space
+from labutils.explore.space import Model, Space, latent_space
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS, class_names
-
-if TYPE_CHECKING:
-    from labutils.runs import Run
 
 METHODS = ("codes", "pca", "tsne", "umap")
 NEIGHBOURS = 8  # codes that are averaged where a projection has no inverse
@@ -128,7 +124,7 @@ class LatentMap(anywidget.AnyWidget):
 
     def __init__(
         self,
-        model: "Space | Run | nn.Module | str | Path | None" = None,
+        model: Model | Space | None = None,
         data: Dataset | None = None,
         method: str | None = None,
         *,

@@ -6,21 +6,16 @@ Every function takes a Space (or what `latent_space` makes one of) and returns a
 import ast
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import torch
-from torch import nn
 
 from labutils.codes import interpolate, traverse
 from labutils.data import Dataset, to_float
 from labutils.explore.controls import Panel, caption, choice, close_all, show, view
-from labutils.explore.space import POOL, RANDOM, Space, latent_space
+from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space
 from labutils.plots import class_names
-
-if TYPE_CHECKING:
-    from labutils.runs import Run
 
 STEPS = 11
 
@@ -30,7 +25,7 @@ def _number(text: str, value: int, last: int) -> widgets.BoundedIntText:
                                   layout=widgets.Layout(width="180px"))  # fmt: skip
 
 
-def traversals(model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, units: int = 8) -> Panel:
+def traversals(model: Model | Space, data: Dataset | None = None, units: int = 8) -> Panel:
     """What does each unit do? A strip for each of `units` units: a test image's code with that unit moved through its
     range, all else fixed. The most important units come first."""
     space = latent_space(model, data)
@@ -62,9 +57,7 @@ def traversals(model: "Space | Run | nn.Module | str | Path", data: Dataset | No
     return Panel(update, [image, first], [head, *rows])
 
 
-def interpolation(
-    model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, a: int = 1, b: int = 0
-) -> Panel:
+def interpolation(model: Model | Space, data: Dataset | None = None, a: int = 1, b: int = 0) -> Panel:
     """What lies between two digits? From test image `a` to test image `b`, along the straight line or along the arc,
     with a slider for the place in between."""
     space = latent_space(model, data)
@@ -151,9 +144,7 @@ def arithmetic_code(expression: str, space: Space) -> tuple[torch.Tensor, dict[s
     return code, operands
 
 
-def arithmetic(
-    model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, expression: str = EXAMPLES[0]
-) -> Panel:
+def arithmetic(model: Model | Space, data: Dataset | None = None, expression: str = EXAMPLES[0]) -> Panel:
     """Can one calculate with digits? An expression of mean codes and test images (see `arithmetic_code`), the pictures
     of its operands, and that of its result. A conditional decoder is told each operand's class, and of the result
     what is chosen: its codes hold the style alone."""
@@ -183,9 +174,7 @@ def arithmetic(
     return Panel(update, [text, told], [row])
 
 
-def random_digits(
-    model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, method: str = "gaussian", n: int = 60
-) -> Panel:
+def random_digits(model: Model | Space, data: Dataset | None = None, method: str = "gaussian", n: int = 60) -> Panel:
     """What does it dream? A grid of pictures decoded from random codes, for each way to draw them (see Space.draw)."""
     if not 1 <= n <= POOL:
         raise ValueError(f"n={n} must be from 1 to {POOL}")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from labutils.codes import encode_images, sample_codes, sample_normal
 from labutils.data import Dataset, Split, load_dataset, subset, to_float
 from labutils.evaluation import unit_kl
 from labutils.models import eval_mode
+from labutils.runs import Run, load_run
 
-if TYPE_CHECKING:
-    from labutils.runs import Run
-
+Model = Run | nn.Module | str | Path  # what a latent space can be made of
 RANDOM = ("prior", "uniform", "gaussian", "mixture", "of a class")
 POOL = 256  # codes drawn at once: a mixture takes a second to fit
 
@@ -166,7 +164,7 @@ class Space:
         return awake, centre, inverse, np.sort(((d @ inverse) * d).sum(1).numpy())
 
 
-def latent_space(model: "Space | Run | nn.Module | str | Path", data: Dataset | None = None, n: int = 5000) -> Space:
+def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 5000) -> Space:
     """The Space of a model.
 
     Args:
@@ -199,11 +197,9 @@ def latent_space(model: "Space | Run | nn.Module | str | Path", data: Dataset | 
     return Space(name, network, data, known, z, low - missing, high + missing, importance, order, measure)
 
 
-def _named(model: "Run | nn.Module | str | Path") -> tuple[str, nn.Module, str | None]:
+def _named(model: Model) -> tuple[str, nn.Module, str | None]:
     """A name to show, the model, and the data set it was trained on where that is known."""
     if isinstance(model, nn.Module):
         return type(model).__name__, model, None
-    from labutils.runs import load_run
-
     run = load_run(model) if isinstance(model, (str, Path)) else model
     return run.name, run.model, run.config.dataset
