@@ -1,4 +1,4 @@
-"""Measures of codes and of generated images, beside those that every run has (metrics.py)."""
+"""References that a model has to beat, and measures of codes and of generated images (a run's own: metrics.py)."""
 
 import math
 
@@ -7,10 +7,46 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutils.data import Split, batches, to_float
-from labutils.device import private_noise
+from labutils.data import Dataset, Split, batches, subset, to_float
+from labutils.device import cpu_threads, private_noise
 from labutils.models import eval_mode
 from labutils.objectives import kl_to_standard_normal
+
+
+def pca_errors(train: Split, test: Split) -> np.ndarray:
+    """The test error per pixel of PCA fitted to the training images, the best linear code of each size.
+
+    Returns:
+        (785,) entry k is the mean squared error with k components; entry 0 is that of the mean training image.
+    """
+    from sklearn.decomposition import PCA  # only here: importing labutils stays quick
+
+    with np.errstate(invalid="ignore"):  # images that are all alike have shares of no variance, which we do not use
+        pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
+    centred = to_float(test.images).flatten(1).numpy() - pca.mean_
+    components = pca.components_[: len(train) - 1]  # n images span n - 1 directions around their mean
+    energy = np.square(centred @ components.T).mean(0, dtype=np.float64)
+    # components are orthonormal: each takes its energy out of the error, so one fit answers for every size
+    left = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
+    errors = np.maximum(left, 0) / centred.shape[1]
+    return np.pad(errors, (0, centred.shape[1] + 1 - len(errors)), mode="edge")
+
+
+_floors: dict[tuple[str, int], np.ndarray] = {}  # by checksum of the data set and number of training images
+
+
+def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
+    """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
+    key = (data.checksum, n_train or len(data.train))
+    if key not in _floors:
+        with cpu_threads(1):  # the same bits in every process
+            _floors[key] = pca_errors(subset(data.train, n_train), data.test)
+    return _floors[key]
+
+
+def forget_floors() -> None:
+    """Have `floors` compute anew, as in a new process."""
+    _floors.clear()
 
 
 def probe(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor) -> float:

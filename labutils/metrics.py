@@ -1,9 +1,8 @@
-"""Measures of a model: reconstruction, the floors it has to beat, and what it costs."""
+"""What every run measures: how good its model is, by the measures of its kind, and what it costs."""
 
 import statistics
 import time
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import Dataset, Split, batches, subset, to_float, training_images
-from labutils.device import cpu_threads, private_noise
+from labutils.device import private_noise
 from labutils.kinds import KINDS
 from labutils.models import eval_mode
 from labutils.objectives import Objective, draw_code, squared_error
@@ -66,25 +65,6 @@ def ssim(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     return index.flatten(1).mean(1)
 
 
-def pca_errors(train: Split, test: Split) -> np.ndarray:
-    """The floor under every autoencoder: the test error per pixel of PCA fitted to the training images.
-
-    Returns:
-        (785,) entry k is the mean squared error with k components; entry 0 is that of the mean training image.
-    """
-    from sklearn.decomposition import PCA  # only here: importing labutils stays quick
-
-    with np.errstate(invalid="ignore"):  # images that are all alike have shares of no variance, which we do not use
-        pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
-    centred = to_float(test.images).flatten(1).numpy() - pca.mean_
-    components = pca.components_[: len(train) - 1]  # n images span n - 1 directions around their mean
-    energy = np.square(centred @ components.T).mean(0, dtype=np.float64)
-    # components are orthonormal: each takes its energy out of the error, so one fit answers for every size
-    left = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
-    errors = np.maximum(left, 0) / centred.shape[1]
-    return np.pad(errors, (0, centred.shape[1] + 1 - len(errors)), mode="edge")
-
-
 def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     """What a model costs: n_params, macs of one image through the whole model, latency_ms (median) of one image and
     batch_latency_ms of all of `x` (100 images in a run's metrics).
@@ -113,33 +93,6 @@ def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
         model(x).cpu()  # .cpu() waits for an accelerator
         seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds[5:])
-
-
-_floors: dict[tuple[str, int], np.ndarray] = {}  # by checksum of the data set and number of training images
-
-
-def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
-    """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
-    key = (data.checksum, n_train or len(data.train))
-    if key not in _floors:
-        with cpu_threads(1):  # the same bits in a run alone and in a sweep, which computes this once for all
-            _floors[key] = pca_errors(subset(data.train, n_train), data.test)
-    return _floors[key]
-
-
-def shared_floors(config: Config) -> dict[tuple[str, int], np.ndarray]:
-    """What `floors` has computed in this process that a run of this config may ask for."""
-    return {(checksum, n): line for (checksum, n), line in _floors.items() if config.n_train in (None, n)}
-
-
-def share_floors(lines: dict[tuple[str, int], np.ndarray]) -> None:
-    """Spare `floors` what another process has computed."""
-    _floors.update(lines)
-
-
-def forget_floors() -> None:
-    """Have `floors` compute anew, as in a new process."""
-    _floors.clear()
 
 
 def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> dict[str, float]:
@@ -184,8 +137,8 @@ def run_metrics(
 def autoencoder_measures(
     model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
 ) -> dict[str, float]:
-    """Reconstruction errors of the three splits, bce, psnr and ssim of the test images, and the lower bounds."""
-    test, line = reconstruction_metrics(model, data.test), floors(data, config.n_train)
+    """Reconstruction errors of the three splits; bce, psnr and ssim of the test images."""
+    test = reconstruction_metrics(model, data.test)
     if "val_mse" in history:
         val_mse = float(history["val_mse"].iloc[-1])
     else:  # a VAE's loop measures other things
@@ -197,8 +150,6 @@ def autoencoder_measures(
         "test_bce": test["bce"],
         "psnr": test["psnr"],
         "ssim": test["ssim"],
-        "pca_mse": float(line[min(config.latent_dim, len(line) - 1)]),
-        "mean_image_mse": float(line[0]),
     }
 
 

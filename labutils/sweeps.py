@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,9 +13,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config
-from labutils.data import load_dataset
-from labutils.kinds import KINDS
-from labutils.metrics import floors
+from labutils.data import Dataset, load_dataset
+from labutils.evaluation import floors
 from labutils.paths import runs_dir, scale
 from labutils.store.key import resolved, run_key
 from labutils.store.listing import tidy
@@ -25,7 +24,8 @@ SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 
 
 def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.DataFrame:
-    """Run every config; a row a run with all Config fields, the metrics and the run's key, in the order given.
+    """Run every config; a row a run with all Config fields, the metrics, the references that a reconstruction has to
+    beat (pca_mse, mean_image_mse) and the run's key, in the order given.
 
     A run that fails leaves its metrics empty and says why in the column `error`, which of all others is ""; a warning
     counts them. Run the sweep again and it tries those alone.
@@ -48,14 +48,12 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
     pending = {task for task in tasks if not (runs_dir() / task.key).exists()}
     several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
-    if several or executor is not None:
-        for config in {task.config for task in pending if not KINDS[task.config.model].labelled}:
-            with suppress(ValueError):  # more training images than there are: the run will say so
-                floors(datasets[config.dataset], config.n_train)  # once here, not once in every worker
-    return _table(tasks, executor, own_processes=several)
+    return _table(tasks, datasets, executor, own_processes=several)
 
 
-def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bool) -> pd.DataFrame:
+def _table(
+    tasks: Collection[Task], datasets: Mapping[str, Dataset], executor: Executor | None, own_processes: bool
+) -> pd.DataFrame:
     """The rows of all tasks in their order, with a bar that moves as they come."""
     row_of: dict[str, dict[str, Any]] = {}
     distinct = {task.key: task for task in tasks}
@@ -67,12 +65,20 @@ def _table(tasks: Collection[Task], executor: Executor | None, own_processes: bo
         # loky replaces a worker whose memory grew: its business, no news
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         for row in coming:
-            row_of[row["run"]] = row
+            row_of[row["run"]] = row | _references(row, datasets)
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
     if errors := [row["error"] for row in row_of.values() if row["error"]]:
         warnings.warn(f"{len(errors)} of {len(row_of)} runs failed, see column error: {errors[0][:300]}", stacklevel=3)
     return pd.DataFrame([row_of[task.key] for task in tasks])
+
+
+def _references(row: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> dict[str, float]:
+    """The test error of PCA with as many components as a run's code has units, and of the mean image."""
+    if "test_mse" not in row:  # a classifier, or a run that failed
+        return {}
+    errors = floors(datasets[row["dataset"]], row["n_train"])
+    return {"pca_mse": float(errors[min(row["latent_dim"], len(errors) - 1)]), "mean_image_mse": float(errors[0])}
 
 
 def ablate(

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from joblib.externals.loky import cpu_count, get_reusable_executor
 
 from labutils.config import Config
-from labutils.metrics import share_floors, shared_floors
 from labutils.paths import environment_path, outputs_dir, scale
 from labutils.runs import run_row
 from labutils.store.folder import failed_row
@@ -77,7 +76,7 @@ def run_on_executor(tasks: Collection[Task], executor: Any) -> Iterator[Row]:
     Raises:
         BrokenExecutor: it cannot go on.
     """
-    futures = {executor.submit(_run_row_in_worker, *task_environment(task), task): task for task in tasks}
+    futures = {executor.submit(_run_row_in_worker, *task_environment(), task): task for task in tasks}
     try:
         for future in _as_done(futures):
             yield _row_of(futures[future], future.result)
@@ -144,21 +143,20 @@ def exit_with_parent(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def task_environment(task: Task) -> tuple[str, dict[str, str], dict[tuple[str, int], Any]]:
+def task_environment() -> tuple[str, dict[str, str]]:
     """What a worker, started elsewhere or for an earlier sweep perhaps, has to know: who sent it; where the store is,
-    the scale, where images are if the driver was told; and the PCA line of its run, which takes seconds."""
+    the scale, and where images are if the driver was told."""
     folder = os.environ.get("LABUTILS_DATA")
     variables = {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name,
                  "LABUTILS_DATA": str(environment_path(folder)) if folder else ""}  # fmt: skip
-    return _this_process(), variables, shared_floors(task.config)
+    return _this_process(), variables
 
 
 def _this_process() -> str:
     return f"{platform.node()} {os.getpid()}"
 
 
-def _run_row_in_worker(driver: str, variables: dict[str, str], floors: dict[tuple[str, int], Any], task: Task) -> Row:
+def _run_row_in_worker(driver: str, variables: dict[str, str], task: Task) -> Row:
     if driver != _this_process():  # a thread of the driver knows it all
         os.environ.update(variables)
-    share_floors(floors)
     return run_row(*task)

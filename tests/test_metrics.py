@@ -11,7 +11,8 @@ from torch import nn
 
 from labutils.config import BASELINE, COMPACT
 from labutils.data import Split, load_dataset, subset, to_float
-from labutils.metrics import costs, image_mse, pca_errors, posterior_metrics, reconstruction_metrics, ssim
+from labutils.evaluation import pca_errors
+from labutils.metrics import costs, image_mse, posterior_metrics, reconstruction_metrics, ssim
 from labutils.models import build_model
 from labutils.objectives import kl_to_standard_normal, negative_elbo
 

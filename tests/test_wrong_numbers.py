@@ -9,7 +9,8 @@ import torch
 
 from labutils import CLASSIFIER, CONV_VAE, MLP_VAE, Config, compare, run, summarize
 from labutils.data import Dataset, Split, batch_sizes, batches
-from labutils.metrics import floors, forget_floors, reconstruction_metrics, run_metrics
+from labutils.evaluation import floors, forget_floors
+from labutils.metrics import reconstruction_metrics, run_metrics
 from labutils.models import build_model
 from labutils.objectives import build_objective
 from labutils.stats import effects, pareto
