@@ -21,8 +21,8 @@ def option(default: Any, help: str, *, choices: Collection[str] = (), low: float
     Args:
         neutral: of a field that Config got later, the value that runs had before it: they keep their names.
     """
-    allowed = {"choices": choices, "low": low, "high": high, "above": above, "neutral": neutral}
-    return field(default=default, metadata={"help": help, **allowed})
+    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above,
+                                            "neutral": neutral})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,10 @@ class Config:
                 raise ValueError(f"{f.name}={value!r} means nothing to model={self.model!r}: leave it at {f.default!r}")
             object.__setattr__(self, f.name, value)
         if self.depth > len(self.filters):
-            raise ValueError(
-                f"depth={self.depth} halves the resolution more often than filters={self.filters} has convolutions: "
-                f"depth must be between 1 and {len(self.filters)} here"
-            )
+            raise ValueError(f"depth={self.depth} exceeds the number of convolutions in filters={self.filters}")
         if self.encoder_lr == 0 and (self.shift or self.flip):
             raise ValueError(
-                f"encoder_lr=0 freezes the encoder, which then sees every image once: shift={self.shift} and "
-                f"flip={self.flip} have no effect; leave them at 0 and False"
+                f"encoder_lr=0 freezes the encoder: shift={self.shift} and flip={self.flip} have no effect"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,10 +114,8 @@ class Config:
             ValueError: a field is missing, unknown or outside its allowed values.
         """
         values = {**NEUTRAL, **values}
-        names = {f.name for f in fields(cls)}
-        if names != set(values):
-            unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-            raise ValueError(f"this is no Config of today's labutils: unknown fields {unknown}, missing {missing}")
+        if wrong := {f.name for f in fields(cls)} ^ set(values):
+            raise ValueError(f"this is no Config of today's labutils: unknown or missing fields {sorted(wrong)}")
         return cls(**values)
 
 
@@ -159,26 +153,23 @@ def _number(f: Field, value: Any, kind: type) -> Any:
     except (TypeError, ValueError, OverflowError):
         allowed = False  # unproved: leads to an error
     if not allowed:
+        noun = "an integer" if kind is int else "a number"
         lower = f"above {above:g}" if above > -math.inf else f"from {low:g}"
-        raise ValueError(
-            f"{f.name}={value!r} must be {'an integer' if kind is int else 'a number'} {lower} to {high:g}"
-        )
+        raise ValueError(f"{f.name}={value!r} must be {noun} {lower} to {high:g}")
     return number
 
 
-# The series' fixed point: every ablation changes exactly one of its fields.
-BASELINE = Config()
-# The smallest useful size with the best recipe found on validation.
+BASELINE = Config()  # the fixed point of the series: every ablation changes exactly one of its fields
+# The smallest useful size with the best recipe on validation.
 COMPACT = Config(filters=(16, 32, 64), latent_dim=12, batch_norm=True, activation="silu", optimizer="muon", lr=5e-2,
                  batch_size=128, epochs=10)  # fmt: skip
 # The combination that the one-factor ablations suggest.
 TRADEOFF = Config(filters=(16, 32, 32), depth=2, latent_dim=16, activation="leaky_relu", batch_norm=True)
-# Variational autoencoders with the best recipes found on validation: the widespread 784-512-32, and convolutions.
+# Variational autoencoders with the best recipes on validation: the widespread 784-512-32, and convolutions.
 MLP_VAE = Config(model="mlp_vae", activation="silu", lr=1.6e-2, batch_size=256, epochs=7)
 CONV_VAE = Config(model="conv_vae", filters=(16, 32, 64), residual=True, batch_norm=True, activation="silu",
                   optimizer="muon", lr=2e-2, batch_size=128, epochs=7)  # fmt: skip
-
-# A classifier of digits with the best recipe found on validation for its few seconds.
+# A classifier of digits with the best recipe on validation for its few seconds.
 CLASSIFIER = Config(model="classifier", filters=(16, 32, 64), batch_norm=True, activation="silu", optimizer="muon",
                     lr=2e-2, batch_size=128, epochs=2, label_smoothing=0.05)  # fmt: skip
 

@@ -16,7 +16,7 @@ class Kind:
     Attributes:
         network: Config → nn.Module.
         objective: Config → Objective (see objectives.py).
-        measures: (model, config, data, history, objective) → dict of the metrics that tell its quality.
+        measures: (model, config, data) → dict of the metrics that tell its quality.
         fields: fields of Config for this kind; one that no kind names belongs to all.
         labelled: whether it learns labels: `n_train` images are then drawn by the seed, balanced over the classes.
     """

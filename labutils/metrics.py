@@ -1,8 +1,5 @@
 """What every run measures: how good its model is, by the measures of its kind, and what it costs."""
 
-import statistics
-import time
-
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -13,7 +10,15 @@ from labutils.data import Dataset, Split, batches, subset, to_float, training_im
 from labutils.device import private_noise
 from labutils.kinds import KINDS
 from labutils.models import eval_mode
-from labutils.objectives import Objective, draw_code, squared_error
+from labutils.objectives import (
+    Objective,
+    draw_code,
+    elbo_objective,
+    label_objective,
+    reconstruction_objective,
+    squared_error,
+)
+from labutils.timing import costs
 from labutils.training import evaluate
 
 
@@ -65,36 +70,6 @@ def ssim(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     return index.flatten(1).mean(1)
 
 
-def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    """What a model costs: n_params, macs of one image through the whole model, latency_ms (median) of one image and
-    batch_latency_ms of all of `x` (100 images in a run's metrics).
-
-    Args:
-        x: (B,1,28,28) float.
-
-    A MAC is one multiplication with its addition in a convolution or matrix product; biases, normalisation and
-    activations are left out, as is customary.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # only here: it brings a compiler along
-
-    with eval_mode(model):
-        with FlopCounterMode(display=False) as counter:
-            model(x[:1])
-        latency = [_median_ms(model, x[:1], 50), _median_ms(model, x, 10)]
-    n_params = sum(p.numel() for p in model.parameters())
-    return {"n_params": n_params, "macs": counter.get_total_flops() // 2, "latency_ms": latency[0],
-            "batch_latency_ms": latency[1]}  # fmt: skip
-
-
-def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 5):
-        start = time.perf_counter()
-        model(x).cpu()  # .cpu() waits for an accelerator
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds[5:])
-
-
 def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> dict[str, float]:
     """A VAE's terms on a split: neg_elbo = bce_sampled + kl in nats an image, mse_sampled per pixel (a code drawn from
     q(z|x) is decoded), and active_units, those whose mu has a variance above 0.01 over the images (Burda et al. 2016,
@@ -115,9 +90,7 @@ def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> d
     }
 
 
-def run_metrics(
-    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
-) -> dict[str, float]:
+def run_metrics(model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame) -> dict[str, float]:
     """The metrics of a finished run: what its kind of model is for (see the *_measures), and what it cost.
 
     seconds and images_per_second include the validation after each epoch. They and latency_ms hold for the run's
@@ -126,7 +99,7 @@ def run_metrics(
     n_train, seconds = len(training_images(config, data)), float(history["seconds"].sum())
     return {
         "n_train": n_train,
-        **KINDS[config.model].part("measures")(model, config, data, history, objective),
+        **KINDS[config.model].part("measures")(model, config, data),
         **costs(model, to_float(data.test.images[:100]).to(next(model.parameters()).device)),
         "code_bytes": 4 * config.latent_dim,
         "seconds": seconds,
@@ -134,18 +107,12 @@ def run_metrics(
     }
 
 
-def autoencoder_measures(
-    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
-) -> dict[str, float]:
+def autoencoder_measures(model: nn.Module, config: Config, data: Dataset) -> dict[str, float]:
     """Reconstruction errors of the three splits; bce, psnr and ssim of the test images."""
     test = reconstruction_metrics(model, data.test)
-    if "val_mse" in history:
-        val_mse = float(history["val_mse"].iloc[-1])
-    else:  # a VAE's loop measures other things
-        val_mse = evaluate(model, squared_error, data.val)["mse"]
     return {
         "test_mse": test["mse"],
-        "val_mse": val_mse,
+        "val_mse": evaluate(model, reconstruction_objective(config), data.val)["mse"],
         "train_mse": evaluate(model, squared_error, _train_sample(config, data))["mse"],
         "test_bce": test["bce"],
         "psnr": test["psnr"],
@@ -153,25 +120,22 @@ def autoencoder_measures(
     }
 
 
-def vae_measures(
-    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
-) -> dict[str, float]:
+def vae_measures(model: nn.Module, config: Config, data: Dataset) -> dict[str, float]:
     """An autoencoder's measures, decoding mu, and `posterior_metrics` of the test images."""
-    last = history.iloc[-1]
+    objective = elbo_objective(config)
+    val = evaluate(model, objective, data.val)
     return {
-        **autoencoder_measures(model, config, data, history, objective),
+        **autoencoder_measures(model, config, data),
         **{f"test_{name}": value for name, value in posterior_metrics(model, data.test, objective).items()},
-        "val_neg_elbo": float(last["val_bce"] + last["val_kl"]),
+        "val_neg_elbo": val["bce"] + val["kl"],
     }
 
 
-def classifier_measures(
-    model: nn.Module, config: Config, data: Dataset, history: pd.DataFrame, objective: Objective
-) -> dict[str, float]:
+def classifier_measures(model: nn.Module, config: Config, data: Dataset) -> dict[str, float]:
     """Accuracy in [0,1] and cross-entropy of a label in nats, of the three splits."""
     measures: dict[str, float] = {}
     for name, split in (("test", data.test), ("val", data.val), ("train", _train_sample(config, data))):
-        terms = evaluate(model, objective, split)
+        terms = evaluate(model, label_objective(config), split)
         measures |= {f"{name}_accuracy": terms["accuracy"], f"{name}_nll": terms["loss"]}
     return measures
 

@@ -1,5 +1,4 @@
-"""The models. All have `encode(x) -> z`, and all but the classifier `decode(z) -> x_hat`: nobody has to ask which one
-it is."""
+"""The models. All have `encode(x) -> z`, and all but the classifier `decode(z) -> x_hat`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ def activation(config: Config) -> nn.Module:
 
 
 def _keep_variance(layer: nn.Module) -> None:
-    """Weights that carry the signal's variance through ReLU layers (He et al. 2015, eq. 10), biases zero.
+    """Set weights that carry the signal's variance through ReLU layers (He et al. 2015, eq. 10), and zero biases.
 
     torch's default shrinks the signal in every layer: six layers on, the code hardly reaches the pixels, and on few
     images a network without batch norm (which rescales anyway) learns one grey picture and never comes back.
@@ -84,9 +83,8 @@ class Residual(nn.Module):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=not config.batch_norm), *_after(config, width)
-        )
+        convolution = nn.Conv2d(width, width, 3, padding=1, bias=not config.batch_norm)
+        self.block = nn.Sequential(convolution, *_after(config, width))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return maps + self.block(maps)
@@ -105,8 +103,7 @@ def _sizes(config: Config) -> list[int]:
 
 
 def conv_encoder(config: Config, outputs: int) -> nn.Sequential:
-    """(B,1,28,28) → (B,outputs). The first `depth` convolutions have stride 2 (28 → 14 → 7 → 4), the others keep the
-    resolution. Uses of the config: filters, depth, residual, batch_norm, activation, negative_slope."""
+    """(B,1,28,28) → (B,outputs). The first `depth` convolutions have stride 2 (28 → 14 → 7 → 4), the others 1."""
     layers: list[nn.Module] = []
     for i, (before, width) in enumerate(zip((1, *config.filters), config.filters, strict=False)):
         stride = 2 if i < config.depth else 1
@@ -132,7 +129,7 @@ def conv_decoder(config: Config, inputs: int) -> nn.Sequential:
 
 
 def _dense(config: Config, inputs: int) -> list[nn.Module]:
-    """(B,inputs) → (B,hidden). Uses of the config: hidden, batch_norm, activation, negative_slope."""
+    """(B,inputs) → (B,hidden)."""
     norm = [nn.BatchNorm1d(config.hidden)] if config.batch_norm else []
     return [nn.Linear(inputs, config.hidden, bias=not config.batch_norm), *norm, activation(config)]
 
@@ -202,8 +199,7 @@ class VAE(nn.Module):
         self.latent_dim = config.latent_dim
         self.conditional = label_shift is not None
         self.encoder = encoder
-        if label_shift is not None:
-            self.label_shift = label_shift
+        self.label_shift = label_shift
         self.decoder = decoder
         _initialise(self, config)
         with torch.no_grad():  # the first steps need not unlearn random clouds and random pictures of them
@@ -218,7 +214,7 @@ class VAE(nn.Module):
         Labels y (B,) are for a conditional VAE alone; None for all, or −1 for one image, means unknown.
         """
         outputs = self.encoder(x).float()
-        if self.conditional:
+        if self.label_shift is not None:
             outputs = outputs + self.label_shift(_one_hot(outputs, y))
         mu, logvar = outputs.chunk(2, dim=1)
         return mu, 10 * (logvar / 10).tanh()  # bounded smoothly: no exponential overflows, no gradient is cut off
@@ -286,9 +282,7 @@ def as_labels(y: object, n: int) -> torch.Tensor:
     labels = torch.as_tensor(y).cpu()
     whole = labels.shape in ((), (n,)) and not labels.is_floating_point()
     if not whole or not ((labels >= -1) & (labels < CLASSES)).all():
-        raise ValueError(
-            f"y={y!r} must be integers from 0 to {CLASSES - 1}, one for all or {n}; −1 stands for no label"
-        )
+        raise ValueError(f"y={y!r} must be integers from 0 to {CLASSES - 1}, one for all or {n}; −1: no label")
     return labels.long().expand(n)
 
 
@@ -309,15 +303,10 @@ class Classifier(nn.Module):
         super().__init__()
         self.latent_dim = config.latent_dim
         self.encoder = conv_encoder(config, config.latent_dim)
-        hidden: list[nn.Module] = []
+        hidden, width = list[nn.Module](), config.latent_dim
         if config.head:
-            hidden = [nn.BatchNorm1d(config.latent_dim, affine=False), nn.Linear(config.latent_dim, config.head)]
-        self.head = nn.Sequential(
-            *hidden,
-            activation(config),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.head or config.latent_dim, CLASSES),
-        )
+            hidden, width = [nn.BatchNorm1d(width, affine=False), nn.Linear(width, config.head)], config.head
+        self.head = nn.Sequential(*hidden, activation(config), nn.Dropout(config.dropout), nn.Linear(width, CLASSES))
         if not config.batch_norm:
             self.apply(_keep_variance)
 

@@ -9,13 +9,14 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from labutils.config import Config
 from labutils.kinds import KINDS
 
+Terms = dict[str, Tensor]
 # (model, x, y, progress): progress is the share of the training steps that are done, 1 outside training
-Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], dict[str, torch.Tensor]]
+Objective = Callable[[nn.Module, Tensor, Tensor, float], Terms]
 
 
 def build_objective(config: Config) -> Objective:
@@ -39,17 +40,13 @@ def label_objective(config: Config) -> Objective:
     return partial(label_error, shift=config.shift, flip=config.flip, label_smoothing=config.label_smoothing)
 
 
-def squared_error(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor | None = None, progress: float = 1.0
-) -> dict[str, torch.Tensor]:
+def squared_error(model: nn.Module, x: Tensor, y: Tensor | None = None, progress: float = 1.0) -> Terms:
     """x (B,1,28,28) in [0,1] → loss, the squared error of an image, and mse, the same per pixel."""
     loss = F.mse_loss(model(x, y), x, reduction="sum") / len(x)
     return {"loss": loss, "mse": loss.detach() / x[0].numel()}
 
 
-def cross_entropy(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor | None = None, progress: float = 1.0
-) -> dict[str, torch.Tensor]:
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor | None = None, progress: float = 1.0) -> Terms:
     """x (B,1,28,28) in [0,1] → loss, the cross-entropy of an image in nats (from logits), and mse per pixel."""
     logits = model.decode_logits(model.encode(x), y)  # type: ignore[operator]
     loss = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
@@ -58,15 +55,15 @@ def cross_entropy(
 
 def negative_elbo(
     model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor | None = None,
+    x: Tensor,
+    y: Tensor | None = None,
     progress: float = 1.0,
     *,
     beta: float = 1.0,
     beta_warmup: float = 0.0,
     free_bits: float = 0.0,
     binarise: bool = False,
-) -> dict[str, torch.Tensor]:
+) -> Terms:
     """x (B,1,28,28) in [0,1] → loss, and its two terms in nats an image: bce, of a code drawn from q(z|x), and kl.
 
     loss = bce + beta · kl; with beta = 1 it is the negative ELBO (Kingma and Welling 2014, eq. 10).
@@ -90,26 +87,26 @@ def negative_elbo(
     return {"loss": loss, "bce": bce.detach(), "kl": unit_kl.detach().sum()}
 
 
-def draw_code(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+def draw_code(mu: Tensor, logvar: Tensor) -> Tensor:
     """A code from N(mu, exp logvar), through which gradients reach both (Kingma and Welling 2014, section 2.4)."""
     return mu + (0.5 * logvar).exp() * torch.randn_like(mu)
 
 
-def kl_to_standard_normal(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+def kl_to_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, exp logvar) ‖ N(0, 1)) in nats, for each element (Kingma and Welling 2014, appendix B)."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
 def label_error(
     model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
+    x: Tensor,
+    y: Tensor,
     progress: float = 1.0,
     *,
     shift: int = 0,
     flip: bool = False,
     label_smoothing: float = 0.0,
-) -> dict[str, torch.Tensor]:
+) -> Terms:
     """x (B,1,28,28) in [0,1], labels y (B,) → loss, the cross-entropy of a label in nats, and accuracy in [0,1].
 
     Args:
@@ -124,7 +121,7 @@ def label_error(
     return {"loss": loss, "accuracy": (logits.detach().argmax(1) == y).float().mean()}
 
 
-def moved(x: torch.Tensor, shift: int, flip: bool = False) -> torch.Tensor:
+def moved(x: Tensor, shift: int, flip: bool = False) -> Tensor:
     """x (B,1,H,W) → the same images, each moved by up to `shift` pixels down and across at random, over zeros; with
     `flip` every other one, on average, is mirrored first."""
     n, _, height, width = x.shape

@@ -62,26 +62,26 @@ def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 def build_optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
     """The config's optimizer, usually one. Muon leaves vectors and the layers at both ends to AdamW, as its authors
     advise."""
-    parameters = list(model.named_parameters())
-    if config.optimizer == "sgd":
-        groups = _groups(parameters, config)
-        return [torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)]
-    matrices = [name for name, p in parameters if p.ndim > 1]
+    parameters = dict(model.named_parameters())
+    matrices = [name for name, p in parameters.items() if p.ndim > 1]
     inner = matrices[1:-1] if config.optimizer == "muon" else []
+    outer_groups = _groups({name: p for name, p in parameters.items() if name not in inner}, config)
+    if config.optimizer == "sgd":
+        return [torch.optim.SGD(outer_groups, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)]
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    outer_groups = _groups([(name, p) for name, p in parameters if name not in inner], config)
     adam = kind(outer_groups, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
     if not inner:
         return [adam]
-    return [adam, Muon(_groups([(name, p) for name, p in parameters if name in inner], config), config.weight_decay)]
+    return [adam, Muon(_groups({name: parameters[name] for name in inner}, config), config.weight_decay)]
 
 
-def _groups(parameters: list[tuple[str, nn.Parameter]], config: Config) -> list[dict[str, Any]]:
+def _groups(parameters: dict[str, nn.Parameter], config: Config) -> list[dict[str, Any]]:
     """The parameters with their learning rates: a classifier's encoder may have one of its own."""
-    encoder = [p for name, p in parameters if name.startswith("encoder.") and config.encoder_lr != 1]
-    others = [p for name, p in parameters if not (name.startswith("encoder.") and config.encoder_lr != 1)]
-    rates = ((others, config.lr), (encoder, config.lr * config.encoder_lr))
-    return [{"params": group, "lr": lr} for group, lr in rates if group]
+    encoder_lr = config.lr * config.encoder_lr
+    groups: dict[float, list[nn.Parameter]] = {config.lr: [], encoder_lr: []}
+    for name, p in parameters.items():
+        groups[encoder_lr if name.startswith("encoder.") else config.lr].append(p)
+    return [{"params": group, "lr": lr} for lr, group in groups.items() if group]
 
 
 def lr_factor(schedule: str, step: int, steps: int) -> float:

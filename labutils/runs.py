@@ -98,9 +98,7 @@ def load_run(path: str | Path) -> Run:
     if str(path) in (names := pretrained_index()):
         return Run(*load_pretrained(str(path)))
     if not (runs_dir() / path).exists():
-        raise RunError(
-            f"there is no run {str(path)!r}, neither in the store nor as a folder; weights: {', '.join(names)}"
-        )
+        raise RunError(f"no run {str(path)!r}, neither in the store nor as a folder; weights: {', '.join(names)}")
     return Run(*read_run(runs_dir() / path))
 
 
@@ -113,11 +111,10 @@ def run(
 ) -> Run:
     """Train a config and store the run, or return the stored run of exactly this config, data and code.
 
-    A run of several epochs that was interrupted, in whatever way, goes on after the last finished one: bit by bit as
-    if nothing had happened, on the same machine. Whoever asks for the epochs gets them all: the config is then trained
-    from the first, though it be stored, which gives the same numbers.
-
-    `Run.config` says what really ran: the data set that was loaded, the device, and fewer epochs at smoke scale.
+    A run of several epochs that was interrupted goes on after the last finished one, bit by bit as if nothing had
+    happened, on the same machine. With callbacks it is trained from the first epoch, also when it is stored, which
+    gives the same numbers. `Run.config` says what really ran: the data set that was loaded, the device, and fewer
+    epochs at smoke scale.
 
     Args:
         progress: show a bar.
@@ -160,21 +157,21 @@ def _train(
 ) -> Run:
     """Train, measure and store what a key names."""
     checkpoint, train = checkpoint_of(key), training_images(config, data)
-    callbacks: list[Callback] = [checkpoint] if config.epochs > 1 and not watchers else []
-    callbacks += [progress_bar(config, len(train))] if progress else []
-    callbacks += watchers
+    callbacks = [*watchers]
+    if config.epochs > 1 and not watchers:
+        callbacks.append(checkpoint)
+    if progress:
+        callbacks.append(progress_bar(config, len(train)))
     try:
         with RANDOM_LOCK, cpu_threads(config.threads):
             model = build_model(config)
             if config.encoder:
                 start_from(model, config, *read_encoder(config.encoder))  # type: ignore[arg-type]
-            objective = build_objective(config)
             train_it: Callable[..., pd.DataFrame] = fit_head if config.encoder_lr == 0 else fit
-            history = train_it(model, objective, train, data.val, config, callbacks)
-            metrics = run_metrics(model, config, data, history, objective)
-        if infinite := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            name = infinite[0]
-            raise TrainingDiverged(f"{name} is {metrics[name]} after {config.epochs} epochs: try a smaller lr")
+            history = train_it(model, build_objective(config), train, data.val, config, callbacks)
+            metrics = run_metrics(model, config, data, history)
+        if infinite := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
+            raise TrainingDiverged(f"{infinite[0]} after {config.epochs} epochs: try a smaller lr")
     except TrainingDiverged:
         checkpoint.remove()  # it would lead there again
         raise

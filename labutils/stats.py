@@ -1,25 +1,36 @@
 """Statistics of tables of runs: intervals, paired comparisons, effects beside costs, Pareto fronts."""
 
-import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from labutils.config import Config
+from labutils.data import Split
+from labutils.timing import time_models
+
+COSTS = ["n_params", "macs", "code_bytes", "train_us", "latency_ms", "batch_latency_ms"]
 
 
 def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Where runs have failed (column error, see `sweep`): a warning, and NaN for what they should have measured, so
-    that each setting keeps its row and n counts the runs that count."""
+    """The table with NaN for what failed runs should have measured (column error, see `sweep`), and a warning: so each
+    setting keeps its row, and n counts the runs that count."""
     # in a table read back from CSV "" is NaN
     failed = df["error"].notna() & (df["error"] != "") if "error" in df else pd.Series(False, index=df.index)
     if failed.any():
         warnings.warn(f"{failed.sum()} of {len(df)} runs failed and are left out, see column error", stacklevel=3)
         df = df.assign(**{metric: df[metric].where(~failed) if metric in df else np.nan})
     return df
+
+
+def _half_width(std: Any, n: Any, comparisons: int = 1) -> Any:
+    """Half the 95 % t-interval of a mean, corrected for the number of comparisons (Bonferroni); NaN for n = 1."""
+    from scipy import stats
+
+    return stats.t.ppf(1 - 0.025 / comparisons, n - 1) * std / np.sqrt(n)
 
 
 def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: str = "test_mse") -> pd.DataFrame:
@@ -29,19 +40,16 @@ def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: s
     Config in which they differ, the seed apart; the best first.
     With one run the interval is NaN: one run says nothing about the next. Failed runs are left out, with a warning.
     """
-    from scipy import stats
-
     df = _without_failed(df, metric)
     leaderboard = by is None
     if by is None:
         df = df[df[metric].notna()] if metric in df else pd.DataFrame(columns=["model", metric], dtype=float)
-        fields = [field.name for field in dataclasses.fields(Config) if field.name != "seed" and field.name in df]
-        by = [name for name in fields if df[name].astype(str).nunique() > 1] or ["model"]
+        names = [field.name for field in fields(Config) if field.name != "seed" and field.name in df]
+        by = [name for name in names if df[name].astype(str).nunique() > 1] or ["model"]
     by = by if isinstance(by, str) else list(by)
-    table = (
-        df.groupby(by, sort=False, dropna=False)[metric].agg(["mean", "std", "count"]).rename(columns={"count": "n"})
-    )
-    half = stats.t.ppf(0.975, (table["n"] - 1).where(table["n"] > 1)) * table["std"] / np.sqrt(table["n"])
+    groups = df.groupby(by, sort=False, dropna=False)[metric]
+    table = groups.agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+    half = _half_width(table["std"], table["n"])
     table.insert(2, "low", table["mean"] - half)
     table.insert(3, "high", table["mean"] + half)
     return table.sort_values("mean", ascending=not _higher_is_better(metric)) if leaderboard else table
@@ -66,33 +74,26 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     Raises:
         ValueError: the factor or the baseline is not in the table, or a value was run twice with one seed.
     """
-    from scipy import stats
-
     if factor not in df:
         raise ValueError(f"factor={factor!r} is no column of this table")
     if isinstance(baseline, (tuple, list)):
         baseline = str(tuple(baseline))  # as tables hold filters
-    wide = _without_failed(df, metric).pivot(index="seed", columns=factor, values=metric)
-    by_seed = {value: wide.iloc[:, i] for i, value in enumerate(wide.columns)}  # a list of booleans would be a mask
     values = list(dict.fromkeys(df[factor]))
     baseline = values[0] if baseline is None else baseline
     if baseline not in values:
         raise ValueError(f"baseline={baseline!r} is not among the values of {factor}: {values}")
-    others = [value for value in values if value != baseline]
+    wide = _without_failed(df, metric).pivot(index="seed", columns=factor, values=metric)
+    by_seed = {value: wide.iloc[:, i] for i, value in enumerate(wide.columns)}  # a list of booleans would be a mask
     rows = []
-    for value in others:
-        d = (by_seed[value] - by_seed[baseline]).dropna()
-        half = np.nan
-        if len(d) > 1:
-            half = stats.t.ppf(1 - 0.025 / len(others), len(d) - 1) * d.std() / np.sqrt(len(d))
-        low, high = d.mean() - half, d.mean() + half
-        verdict = f"not resolved at n = {len(d)}"
-        if low > 0 or high < 0:
-            verdict = "better" if (low > 0) == _higher_is_better(metric) else "worse"
-        percent = 100 / by_seed[baseline].mean()
-        rows.append({factor: value, "difference": d.mean(), "low": low, "high": high, "percent": percent * d.mean(),
-                     "percent_low": percent * low, "percent_high": percent * high,
-                     "n": len(d), "verdict": verdict})  # fmt: skip
+    for value in (value for value in values if value != baseline):
+        pairs = (by_seed[value] - by_seed[baseline]).dropna()
+        half = _half_width(pairs.std(), len(pairs), len(values) - 1)
+        ends = {"": pairs.mean(), "_low": pairs.mean() - half, "_high": pairs.mean() + half}
+        verdict = f"not resolved at n = {len(pairs)}"
+        if ends["_low"] > 0 or ends["_high"] < 0:
+            verdict = "better" if (ends["_low"] > 0) == _higher_is_better(metric) else "worse"
+        percent = {f"percent{end}": 100 / by_seed[baseline].mean() * difference for end, difference in ends.items()}
+        rows.append([value, *ends.values(), *percent.values(), len(pairs), verdict])
     columns = [factor, "difference", "low", "high", "percent", "percent_low", "percent_high", "n", "verdict"]
     return pd.DataFrame(rows, columns=columns).set_index(factor)
 
@@ -109,6 +110,16 @@ def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     table = table.join(compare(df, factor, metric, baseline)[paired])
     table["verdict"] = table["verdict"].fillna("baseline")
     return table.join(df.groupby(factor)[["n_params", "macs", "code_bytes"]].median())
+
+
+def effects_and_times(
+    df: pd.DataFrame, factor: str, values: Iterable[Any], *, base: Config, split: Split
+) -> pd.DataFrame:
+    """The table of an ablation: `stats.effects` against the base's value, and what `time_models` measures of each
+    value's model with 128 images of a split."""
+    table, named = effects(df, factor, baseline=getattr(base, factor)), {str(value): value for value in values}
+    variants = {row: replace(base, **{factor: named[str(row)]}) for row in table.index}
+    return table.join(time_models(variants, split.images[:128], split.labels[:128]))
 
 
 def pareto(table: pd.DataFrame, cost: str, quality: str = "mean") -> pd.Series:

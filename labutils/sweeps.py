@@ -40,7 +40,6 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         DataError, ValueError: images or a device that are not to be had; nothing has run then.
     """
     tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
-    # resolved here, so that no worker has to look again for images
     configs = list(configs)
     datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
     datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was loaded instead
@@ -98,8 +97,8 @@ def ablate(
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
     limits = scale()
     if limits.values and len(values) > limits.values:
-        kept = getattr(base, factor) if getattr(base, factor) in values else values[0]
-        values = [kept, next(value for value in reversed(values) if value != kept)]
+        first = getattr(base, factor) if getattr(base, factor) in values else values[0]
+        values = [first, next(value for value in reversed(values) if value != first)]
     seeds = min(seeds, limits.seeds or seeds)
     variants: list[dict[str, Any]] = [{factor: value, "seed": seed} for value in values for seed in range(seeds)]
     return sweep([replace(base, **variant) for variant in variants], executor)

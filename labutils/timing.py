@@ -1,22 +1,48 @@
-"""Times that compare. Seconds of runs that had different neighbours do not: here all contenders take turns."""
+"""What a model costs, and times that compare: seconds of runs that had different neighbours do not."""
 
+import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
 
 import pandas as pd
 import torch
+from torch import nn
 
 from labutils.config import Config
-from labutils.data import Split, to_float
+from labutils.data import to_float
 from labutils.device import cpu_threads
 from labutils.models import build_model, eval_mode
 from labutils.objectives import build_objective
-from labutils.stats import effects
 
-COSTS = ["n_params", "macs", "code_bytes", "train_us", "latency_ms", "batch_latency_ms"]
-BATCH = 128
+
+def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    """What a model costs: n_params, macs of one image through the whole model, latency_ms (median) of one image and
+    batch_latency_ms of all of `x` (100 images in a run's metrics).
+
+    Args:
+        x: (B,1,28,28) float.
+
+    A MAC is one multiplication with its addition in a convolution or matrix product; biases, normalisation and
+    activations are left out, as is customary.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # only here: it brings a compiler along
+
+    with eval_mode(model):
+        with FlopCounterMode(display=False) as counter:
+            model(x[:1])
+        latency = [_median_ms(model, x[:1], 50), _median_ms(model, x, 10)]
+    n_params = sum(p.numel() for p in model.parameters())
+    return {"n_params": n_params, "macs": counter.get_total_flops() // 2, "latency_ms": latency[0],
+            "batch_latency_ms": latency[1]}  # fmt: skip
+
+
+def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 5):
+        start = time.perf_counter()
+        model(x).cpu()  # .cpu() waits for an accelerator
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds[5:])
 
 
 def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -> pd.DataFrame:
@@ -67,13 +93,3 @@ def time_models(
     scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
     rows = {name: {unit: seconds[name, unit] * factor for unit, factor in scale.items()} for name in configs}
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def effects_and_times(
-    df: pd.DataFrame, factor: str, values: Iterable[Any], *, base: Config, split: Split
-) -> pd.DataFrame:
-    """The table of an ablation: `stats.effects` against the base's value, and what `time_models` measures of each
-    value's model with 128 images of a split."""
-    table, named = effects(df, factor, baseline=getattr(base, factor)), {str(value): value for value in values}
-    variants = {row: replace(base, **{factor: named[str(row)]}) for row in table.index}
-    return table.join(time_models(variants, split.images[:BATCH], split.labels[:BATCH]))

@@ -23,8 +23,7 @@ class TrainingDiverged(ArithmeticError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit`. `.history` holds the finished epochs; the model keeps the weights it had. (`run` goes on
-    after the last finished epoch when it is called again.)"""
+    """Ctrl-C during `fit`. `.history` holds the finished epochs; the model keeps the weights it had."""
 
     def __init__(self, history: pd.DataFrame, epochs: int) -> None:
         super().__init__(f"training was interrupted after {len(history)} of {epochs} epochs")
@@ -33,19 +32,14 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @dataclass
 class Training:
-    """The state of a training: all that its next epoch depends on, besides the images and the config.
-
-    Attributes:
-        shuffling: the generator that orders the images of each epoch.
-        rows: the history so far, a dict an epoch.
-    """
+    """The state of a training: all that its next epoch depends on, besides the images and the config."""
 
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[LambdaLR]
-    shuffling: torch.Generator
+    shuffling: torch.Generator  # orders the images of each epoch
     device: torch.device
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, float]] = field(default_factory=list)  # the history so far, an epoch each
 
 
 # (training, moment): called at the "start", before the first step (a checkpoint restores its state here); after each
@@ -56,8 +50,7 @@ Callback = Callable[[Training, str], None]
 def fit(
     model: nn.Module, objective: Objective, train: Split, val: Split, config: Config, callbacks: Sequence[Callback] = ()
 ) -> pd.DataFrame:
-    """Train `model` in place by the config's epochs, batch_size, lr, schedule, optimizer, seed, device, precision and
-    threads.
+    """Train `model` in place, by the optimisation fields of the config.
 
     Args:
         objective: (model, x, y, progress) → dict of batch means; "loss" is minimised, all are logged.
@@ -127,10 +120,7 @@ def _checked_sizes(model: nn.Module, train: Split, val: Split, config: Config) -
             check_images(split.images)
     sizes = batch_sizes(len(train), config.batch_size)
     if min(sizes) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
-        raise ValueError(
-            f"batch_size={config.batch_size} on {len(train)} images makes batches of one image, which this model's "
-            "batch normalisation cannot learn from: take 2 or more of each"
-        )
+        raise ValueError("batch normalisation cannot learn from batches of one image: take batch_size and n_train >= 2")
     return sizes
 
 
@@ -155,9 +145,8 @@ def _averages(
         raise TrainingDiverged(f"loss {loss:g} in epoch {epoch}, step {step + 1}{_calmer(lr(step))}")
     weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     means = (weights @ torch.stack(list(table.values()), dim=1)).tolist()
-    return {"epoch": epoch, "lr": lr(len(sizes) - 1)} | {
-        f"train_{name}": mean for name, mean in zip(table, means, strict=True)
-    }
+    train = {f"train_{name}": mean for name, mean in zip(table, means, strict=True)}
+    return {"epoch": epoch, "lr": lr(len(sizes) - 1), **train}
 
 
 def _calmer(lr: float) -> str:  # unproved: words of an error
@@ -167,10 +156,7 @@ def _calmer(lr: float) -> str:  # unproved: words of an error
 def evaluate(model: nn.Module, objective: Objective, split: Split, batch_size: int = 1000) -> dict[str, float]:
     """The objective's terms on a split, averaged by example, in evaluation mode and without gradients.
 
-    The model's mode and every random stream are afterwards as they were before.
-
-    Raises:
-        ValueError: the split is empty.
+    The model's mode and every random stream are afterwards as they were before. An empty split is a ValueError.
     """
     if not len(split):
         raise ValueError("an empty split has no averages")

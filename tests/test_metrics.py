@@ -12,9 +12,10 @@ from torch import nn
 from labutils.config import BASELINE, COMPACT
 from labutils.data import Split, load_dataset, subset, to_float
 from labutils.evaluation import pca_errors
-from labutils.metrics import costs, image_mse, posterior_metrics, reconstruction_metrics, ssim
+from labutils.metrics import image_mse, posterior_metrics, reconstruction_metrics, ssim
 from labutils.models import build_model
 from labutils.objectives import kl_to_standard_normal, negative_elbo
+from labutils.timing import costs
 
 
 def noise(like: torch.Tensor) -> torch.Tensor:

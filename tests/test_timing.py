@@ -9,7 +9,8 @@ import torch
 
 from labutils import timing
 from labutils.config import BASELINE, Config
-from labutils.timing import COSTS, effects_and_times, in_turns, time_models
+from labutils.stats import COSTS, effects_and_times
+from labutils.timing import in_turns, time_models
 
 
 def test_contenders_take_turns_and_the_first_call_does_not_count(monkeypatch):

@@ -88,7 +88,7 @@ def test_constant_images_train_and_have_finite_metrics(kind, value):
     data = Dataset("mnist5k", "here", f"constant {value}", some(40, value), some(10, value), some(10, value))
     model, history = train(config, data.train, data.val)
     try:
-        metrics = run_metrics(model, config, data, history, build_objective(config))
+        metrics = run_metrics(model, config, data, history)
         if kind != "classifier":
             assert floors(data)[0] == pytest.approx(0, abs=1e-12)  # the mean image is the image
     finally:
