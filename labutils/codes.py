@@ -10,7 +10,8 @@ from torch import nn
 
 from labutils.config import stream_seed
 from labutils.data import Split, subset, to_float
-from labutils.models import as_labels, eval_mode
+from labutils.device import eval_mode
+from labutils.models import as_labels
 
 
 def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:

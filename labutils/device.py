@@ -1,4 +1,4 @@
-"""Where training computes: device, precision, threads, and torch's random generators there."""
+"""Where and how torch computes: device, precision, threads, evaluation mode, random generators."""
 
 import ctypes
 import sys
@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 from threadpoolctl import threadpool_limits
+from torch import nn
 
 from labutils.config import stream_seed
 
@@ -63,6 +64,18 @@ def cpu_threads(n: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, the model's own mode afterwards; gives the device that holds the model."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutils.data import Dataset, Split, batches, subset, to_float
-from labutils.device import cpu_threads, private_noise
-from labutils.models import eval_mode
+from labutils.device import cpu_threads, eval_mode, private_noise
 from labutils.objectives import kl_to_standard_normal
 
 

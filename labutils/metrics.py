@@ -7,17 +7,9 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import Dataset, Split, batches, subset, to_float, training_images
-from labutils.device import private_noise
+from labutils.device import eval_mode, private_noise
 from labutils.kinds import KINDS
-from labutils.models import eval_mode
-from labutils.objectives import (
-    Objective,
-    draw_code,
-    elbo_objective,
-    label_objective,
-    reconstruction_objective,
-    squared_error,
-)
+from labutils.objectives import Objective, build_objective, draw_code, reconstruction_objective, squared_error
 from labutils.timing import costs
 from labutils.training import evaluate
 
@@ -26,11 +18,7 @@ def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500
     """Averages over the images of a split, whatever the model was trained with; a VAE decodes mu.
 
     Returns:
-        mse per pixel; bce, the cross-entropy of an image in nats (summed over pixels); psnr in dB (per image, then
-        averaged); ssim.
-
-    Raises:
-        ValueError: the split is empty.
+        mse per pixel; bce, the cross-entropy of an image in nats; psnr in dB (per image, then averaged); ssim.
     """
     if not len(split):
         raise ValueError("an empty split has no averages")
@@ -122,7 +110,7 @@ def autoencoder_measures(model: nn.Module, config: Config, data: Dataset) -> dic
 
 def vae_measures(model: nn.Module, config: Config, data: Dataset) -> dict[str, float]:
     """An autoencoder's measures, decoding mu, and `posterior_metrics` of the test images."""
-    objective = elbo_objective(config)
+    objective = build_objective(config)
     val = evaluate(model, objective, data.val)
     return {
         **autoencoder_measures(model, config, data),
@@ -135,7 +123,7 @@ def classifier_measures(model: nn.Module, config: Config, data: Dataset) -> dict
     """Accuracy in [0,1] and cross-entropy of a label in nats, of the three splits."""
     measures: dict[str, float] = {}
     for name, split in (("test", data.test), ("val", data.val), ("train", _train_sample(config, data))):
-        terms = evaluate(model, label_objective(config), split)
+        terms = evaluate(model, build_objective(config), split)
         measures |= {f"{name}_accuracy": terms["accuracy"], f"{name}_nll": terms["loss"]}
     return measures
 

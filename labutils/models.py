@@ -1,13 +1,10 @@
 """The models. All have `encode(x) -> z`, and all but the classifier `decode(z) -> x_hat`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
 from labutils.config import IMAGE_SIZE, Config, stream_seed
-from labutils.device import RANDOM_LOCK
+from labutils.device import RANDOM_LOCK, eval_mode
 from labutils.kinds import KINDS
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU, "tanh": nn.Tanh}
@@ -46,18 +43,6 @@ def _keep_variance(layer: nn.Module) -> None:
         nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, the model's own mode afterwards; gives the device that holds the model."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield next(model.parameters()).device
-    finally:
-        model.train(was_training)
 
 
 class ToVector(nn.Module):
@@ -236,14 +221,9 @@ class VAE(nn.Module):
         return self.decode(self.encode(x, y), y)
 
     def sample(self, n: int, y: object = None, seed: int | None = None) -> torch.Tensor:
-        """n images (n,1,28,28) in [0,1], decoded from codes of the prior N(0, I).
+        """n images (n,1,28,28) in [0,1], decoded from codes of the prior N(0, I); the same each time with a seed.
 
-        Args:
-            y: a conditional_vae's label, one for all or (n,) (see `as_labels`).
-            seed: for the same images each time.
-
-        Raises:
-            ValueError: labels that are none.
+        y is a conditional_vae's label, one for all or (n,) (see `as_labels`).
         """
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
@@ -274,10 +254,9 @@ def conditional_vae(config: Config) -> VAE:
 
 
 def as_labels(y: object, n: int) -> torch.Tensor:
-    """One label for all or n labels, as number, list, array or tensor → (n,) int64.
+    """One label for all or n labels, as number, list, array or tensor → (n,) int64; −1 stands for none.
 
-    Raises:
-        ValueError: another number of labels, or one that is no class; −1 stands for none.
+    Another number of labels, or one that is no class, is a ValueError.
     """
     labels = torch.as_tensor(y).cpu()
     whole = labels.shape in ((), (n,)) and not labels.is_floating_point()

@@ -9,16 +9,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Scale(NamedTuple):
-    """Upper limits of a scale; None is no limit. `images` is (train, validation, test)."""
+    """Upper limits of a scale; None is no limit."""
 
     name: str
-    images: tuple[int, int, int] | None
-    epochs: int | None
-    seeds: int | None
-    values: int | None
+    images: tuple[int, int, int] | None = None  # train, validation, test
+    epochs: int | None = None
+    seeds: int | None = None
+    values: int | None = None
 
 
-SCALES = {"full": Scale("full", None, None, None, None), "smoke": Scale("smoke", (1024, 256, 256), 3, 2, 2)}
+SCALES = {"full": Scale("full"), "smoke": Scale("smoke", images=(1024, 256, 256), epochs=3, seeds=2, values=2)}
 
 
 def scale() -> Scale:

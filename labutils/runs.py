@@ -29,21 +29,18 @@ from labutils.transfer import fit_head, start_from
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch.
-
-    `cached` says whether it was read, and not trained just now.
-    """
+    """A finished run: the model in evaluation mode on the CPU, its metrics, and its history, a row an epoch."""
 
     config: Config
     model: nn.Module
     metrics: dict[str, float]
     history: pd.DataFrame
     path: Path
-    cached: bool = True
+    cached: bool = True  # read, and not trained just now
 
     @property
     def name(self) -> str:
-        """What to call it: "vae16" for published weights, else the kind of model, its units and the run's key."""
+        """The name of published weights, such as "vae16"; else the kind of model, its units and the run's key."""
         if self.path.suffix == ".safetensors":
             return self.path.stem
         return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
@@ -70,10 +67,7 @@ class Run:
 
         Args:
             method: one of codes.SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 of this run's images.
-            y: what a conditional_vae is told; None means each class in turn.
-
-        Raises:
-            ValueError: an unknown method, n below 1, or labels for a model that is told none.
+            y: a conditional_vae's labels; None means each class in turn. Labels for another model are a ValueError.
         """
         if y is not None and not getattr(self.model, "conditional", False):
             raise ValueError(f"y={y!r} means nothing to this model: only a conditional_vae is told labels")
@@ -82,11 +76,11 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """A run, every byte verified.
+    """Read a run, every byte verified.
 
     Args:
-        path: the run's folder, or its name in the run store; the name of weights that come with the repository, such
-            as "vae16"; or a weights file (.safetensors) that `--checkpoint-path` wrote.
+        path: the run's folder, or its name in the run store; the name of published weights, such as "vae16"; or a
+            weights file (.safetensors).
 
     Raises:
         RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
@@ -124,7 +118,7 @@ def run(
     Raises:
         DataError, TrainingDiverged, TrainingInterrupted, ValueError: see `load_dataset` and `fit`.
         RunError: the encoder to start from is not in the store.
-        OSError: the store cannot be read or written, or the disk is full. What was finished before stays as it was.
+        OSError: the store cannot be read or written, or the disk is full.
     """
     data = load_dataset(config.dataset)
     config = resolved(config, data)

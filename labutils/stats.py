@@ -99,11 +99,8 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
 
 
 def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: Any = None) -> pd.DataFrame:
-    """The table of an ablation: `summarize`, what `compare` says, and the costs that no machine decides.
-
-    Columns mean, low, high, n; percent (of the baseline's mean) with percent_low and percent_high, verdict; n_params,
-    macs, code_bytes. (Times of runs that had different neighbours do not compare: see timing.time_models.)
-    """
+    """The table of an ablation: of `summarize` mean, low, high, n; of `compare` percent (of the baseline's mean) with
+    percent_low and percent_high, verdict; and the costs that no machine decides: n_params, macs, code_bytes."""
     df = _without_failed(df, metric).drop(columns="error", errors="ignore")  # said once is enough
     table = summarize(df, factor, metric).drop(columns="std")
     paired = ["percent", "percent_low", "percent_high", "verdict"]

@@ -3,7 +3,7 @@
 import ast
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import fields, replace
@@ -45,20 +45,13 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was loaded instead
     configs = [resolved(config, datasets[config.dataset]) for config in configs]
     tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
-    pending = {task for task in tasks if not (runs_dir() / task.key).exists()}
-    several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
-    return _table(tasks, datasets, executor, own_processes=several)
-
-
-def _table(
-    tasks: Collection[Task], datasets: Mapping[str, Dataset], executor: Executor | None, own_processes: bool
-) -> pd.DataFrame:
-    """The rows of all tasks in their order, with a bar that moves as they come."""
-    row_of: dict[str, dict[str, Any]] = {}
     distinct = {task.key: task for task in tasks}
+    pending = [key for key in distinct if not (runs_dir() / key).exists()]
+    several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
+    row_of: dict[str, dict[str, Any]] = {}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(distinct) < 2) as bar,
-        closing(rows(distinct.values(), executor, own_processes=own_processes)) as coming,
+        closing(rows(distinct.values(), executor, own_processes=several)) as coming,
         warnings.catch_warnings(),
     ):
         # loky replaces a worker whose memory grew: its business, no news
@@ -68,7 +61,7 @@ def _table(
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
     if errors := [row["error"] for row in row_of.values() if row["error"]]:
-        warnings.warn(f"{len(errors)} of {len(row_of)} runs failed, see column error: {errors[0][:300]}", stacklevel=3)
+        warnings.warn(f"{len(errors)} of {len(row_of)} runs failed, see column error: {errors[0][:300]}", stacklevel=2)
     return pd.DataFrame([row_of[task.key] for task in tasks])
 
 

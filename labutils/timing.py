@@ -10,8 +10,8 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import to_float
-from labutils.device import cpu_threads
-from labutils.models import build_model, eval_mode
+from labutils.device import cpu_threads, eval_mode
+from labutils.models import build_model
 from labutils.objectives import build_objective
 
 

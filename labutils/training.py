@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from labutils.config import Config, stream_seed
 from labutils.data import Split, batch_sizes, batches, check_images
-from labutils.device import cpu_threads, keep_freed_memory, private_noise, resolve_device, resolve_precision
-from labutils.models import eval_mode
+from labutils.device import cpu_threads, eval_mode, keep_freed_memory, private_noise, resolve_device, resolve_precision
 from labutils.objectives import Objective
 from labutils.optim import build_optimizers, lr_factor
 
@@ -42,8 +41,8 @@ class Training:
     rows: list[dict[str, float]] = field(default_factory=list)  # the history so far, an epoch each
 
 
-# (training, moment): called at the "start", before the first step (a checkpoint restores its state here); after each
-# "step"; after each "epoch", when its row is the last of training.rows; and at the "end", whatever ended the training
+# (training, moment): called at the "start", where a checkpoint restores its state; after each "step"; after each
+# "epoch", when its row is the last of training.rows; and at the "end", whatever ended the training
 Callback = Callable[[Training, str], None]
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import Split, batches
-from labutils.device import cpu_threads, resolve_device
-from labutils.models import Classifier, eval_mode
+from labutils.device import cpu_threads, eval_mode, resolve_device
+from labutils.models import Classifier
 from labutils.objectives import Objective
 from labutils.training import Callback, Training, fit
 

@@ -419,7 +419,7 @@ def test_a_good_download_is_kept(serve, data_dir, files, monkeypatch):
         Path("MNIST", "raw", part) for part in PARTS
     )
     download.download.cache_clear()  # as in a new process, which must not ask the network again
-    monkeypatch.setattr(data, "download", lambda name: pytest.fail("downloaded twice"))
+    monkeypatch.setattr(data.download, "download", lambda name: pytest.fail("downloaded twice"))
     assert load_dataset("mnist").checksum == dataset.checksum
 
 
@@ -528,7 +528,7 @@ def test_a_relative_folder_counts_from_the_repository_wherever_a_kernel_runs(tmp
     root = Path(__file__).parent.parent
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABUTILS_DATA", "tests/..")
-    monkeypatch.setattr("labutils.data.download", lambda name: None)
+    monkeypatch.setattr("labutils.download.download", lambda name: None)
     monkeypatch.setattr("labutils.download.data_dir", lambda: tmp_path)
     with pytest.raises(DataError, match="not on this machine"):  # the folder was found, it just holds no images
         load_dataset("fashion_mnist")

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 import torch
 
 from labutils.data import Dataset
+from labutils.device import eval_mode
 from labutils.explore.controls import (
     STYLE,
     Later,
@@ -25,7 +26,6 @@ from labutils.explore.controls import (
 )
 from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
 from labutils.explore.space import RANDOM, Model, Space, latent_space
-from labutils.models import eval_mode
 from labutils.pictures import png
 from labutils.plots import class_names
 from labutils.runs import Run, load_run

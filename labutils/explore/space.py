@@ -10,8 +10,8 @@ from torch import nn
 
 from labutils.codes import encode_images, sample_codes, sample_normal
 from labutils.data import Dataset, Split, load_dataset, subset, to_float
+from labutils.device import eval_mode
 from labutils.evaluation import unit_kl
-from labutils.models import eval_mode
 from labutils.runs import Run, load_run
 
 Model = Run | nn.Module | str | Path  # what a latent space can be made of

@@ -26,8 +26,8 @@ from labutils.paths import ROOT, scale
 
 # every file that a run passes through: what runs.py imports (a test holds the two together)
 FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "training",
-         "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key", "store/weights",
-         "store/checkpoint", "store/folder")  # fmt: skip
+         "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key",
+         "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
 RECIPES = Path(__file__).with_name("recipes.json")
 
 
