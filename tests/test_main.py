@@ -102,7 +102,7 @@ def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
         (["trian"], "'trian'"),
         (["train", "--activation", "rleu"], "'rleu'"),
         (["train", "--model", "VAE"], "'cae', 'mlp_vae', 'conv_vae'"),
-        (["train", "--filters", "16,x"], "'16,x' must be widths such as 32,32,64"),
+        (["train", "--filters", "16,x"], "--filters: invalid widths value: '16,x'"),
         ([], "COMMAND"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

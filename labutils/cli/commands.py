@@ -28,10 +28,10 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     """Train --base, changed by `changes`, changed by the flags that were given; write what else was asked for."""
     given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
     config = replace(BASES[options.base], **{**changes, **given})
-    weights, plots = options.checkpoint_path, options.plot_dir
-    folders = [outputs_dir(), *([plots] if options.save_plots else []), *([weights.parent] if weights else [])]
-    for folder in folders:
-        writable(folder)  # or an error now rather than after the training
+    weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
+    for folder in (outputs_dir(), weights.parent if weights else None, plots):
+        if folder:
+            writable(folder)  # or an error now rather than after the training
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
     r = run(config, each_epoch=draw, callbacks=[tensorboard_log(options.tensorboard)] if options.tensorboard else [])
     for name, value in r.metrics.items():
@@ -40,9 +40,10 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     if weights:
         shutil.copyfile(r.path / "model.safetensors", weights)
         print(f"{'checkpoint':<18} {weights}")
-    for name, figure in _figures(r).items() if options.save_plots else ():
-        figure.savefig(plots / f"{name}.png", dpi=120)
-        print(f"{'plot':<18} {plots / name}.png")
+    if plots:
+        for name, figure in _figures(r).items():
+            figure.savefig(plots / f"{name}.png", dpi=120)
+            print(f"{'plot':<18} {plots / name}.png")
     print(in_words(r))
 
 
@@ -65,9 +66,7 @@ def in_words(r: Run) -> str:
     """What to make of a run's metrics, a sentence."""
     m, config = r.metrics, r.config
     if config.model == "classifier":
-        result = (
-            f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} of the validation"
-        )
+        result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
     else:
         result, lead = f"test MSE {m['test_mse']:.4f}", m["pca_mse"] / m["test_mse"]
         if lead > 0.01:  # with as many components as pixels PCA's error is 0

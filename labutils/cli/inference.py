@@ -49,8 +49,6 @@ def interpolate_command(options: argparse.Namespace) -> None:
 def generate_command(options: argparse.Namespace) -> None:
     """generated_digits.png: digits that nobody wrote."""
     run = load_run(options.model)
-    if options.label is not None and not getattr(run.model, "conditional", False):
-        raise ValueError(f"--label {options.label} means nothing to {run.name}: only a conditional_vae is told labels")
     x = run.sample(options.n, options.method, y=options.label, seed=options.seed)
     rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
     _write(options.output, "generated_digits", rows)

@@ -138,16 +138,14 @@ def _form(f: Field) -> dict[str, Any]:
     if f.metadata["choices"]:
         return {"choices": f.metadata["choices"]}
     if f.name == "filters":
-        return {"type": _widths, "metavar": "N,N,…"}
+        return {"type": widths, "metavar": "N,N,…"}
     kind = int if f.default is None else type(f.default)
     return {"type": kind, "metavar": "NAME" if kind is str else "N"}
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(width) for width in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be widths such as 32,32,64") from None
+def widths(text: str) -> tuple[int, ...]:
+    """(32, 32, 64) of "32,32,64"; argparse names this function when the text is wrong."""
+    return tuple(int(width) for width in text.split(","))
 
 
 def _add_inference(reconstruct: Parser, interpolate: Parser, generate: Parser, explore: Parser) -> None:
