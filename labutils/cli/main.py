@@ -114,7 +114,8 @@ def _add_training(train: Parser, classify: Parser) -> None:
         add("--plot-dir", type=Path, default=plots, metavar="DIR", help="where to (%(default)s)")
         add("--checkpoint-path", type=Path, metavar="FILE", help="also write weights and config as a safetensors file")
         add("--tensorboard", type=Path, metavar="DIR", help="log every epoch for TensorBoard")
-        add("--gallery", type=Path, metavar="DIR", help="pictures and a checkpoint of every epoch of an autoencoder")
+    train.add_argument("--gallery", type=Path, metavar="DIR", help="pictures and a checkpoint of every epoch")
+    classify.set_defaults(gallery=None)
 
 
 def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collection[str] = ()) -> None:

@@ -51,7 +51,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     dataset = load_dataset(wanted).name
     folder = local_dir(dataset)
     if wanted != "mnist":
-        paths = [path for path in paths if any(KNOB.search("".join(cell["source"])) for cell in code_cells(path))]
+        paths = [path for path in paths if any(KNOB.search(source) for source in code(path))]
         if not paths:
             raise ValueError(f"{', '.join(names)}: about two data sets, LABUTILS_DATASET={wanted} cannot choose one")
     print(f"{dataset} at {scale().name} scale; results go to {folder}")
@@ -92,8 +92,8 @@ def _find(name: str) -> Path:
 
 
 def code_cells(notebook: Path) -> list[dict[str, Any]]:
-    """A notebook's code cells as its file has them."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    """A notebook's code cells as its file has them; none where there is no file."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
@@ -171,23 +171,20 @@ class Client(NotebookClient):
 
 
 def code(notebook: Path) -> list[str]:
-    """The source of a notebook's code cells but for import statements and blank lines; nothing where there is none."""
-    sources = [IMPORT.sub("", "".join(cell["source"])) for cell in code_cells(notebook)] if notebook.exists() else []
+    """The source of a notebook's code cells but for import statements and blank lines."""
+    sources = [IMPORT.sub("", "".join(cell["source"])) for cell in code_cells(notebook)]
     return ["\n".join(line for line in source.splitlines() if line) for source in sources]
 
 
 def code_and_outputs(notebook: Path) -> str:
-    """The SHA-256 sum of a notebook's code and outputs; "" where there is none. Its prose may be mended, and what it
-    imports may have moved."""
-    if not notebook.exists():
-        return ""
+    """The SHA-256 sum of a notebook's code and outputs. Its prose may be mended, and what it imports may have moved."""
     outputs = [cell["outputs"] for cell in code_cells(notebook)]
     return sha256(json.dumps(list(zip(code(notebook), outputs, strict=True))).encode())
 
 
 def _first_line(cell: Any) -> str:
-    lines = [line for line in cell.source.splitlines() if line and not line.startswith(("#", "import", "from"))]
-    return (lines or [""])[0][:40]
+    lines = cell.source.splitlines()
+    return next((line[:40] for line in lines if line and not line.startswith(("#", "import", "from"))), "")
 
 
 def _strip(cell: Any) -> None:
