@@ -35,24 +35,8 @@ if TYPE_CHECKING:
     from labutils.store.folder import stored_runs
     from labutils.sweeps import ablate, sweep
 
-__all__ = [
-    "BASELINE",
-    "CLASSIFIER",
-    "COMPACT",
-    "CONV_VAE",
-    "MLP_VAE",
-    "TRADEOFF",
-    "Config",
-    "ablate",
-    "compare",
-    "load_dataset",
-    "load_run",
-    "run",
-    "stored_runs",
-    "summarize",
-    "sweep",
-]
-
+__all__ = ["BASELINE", "CLASSIFIER", "COMPACT", "CONV_VAE", "MLP_VAE", "TRADEOFF", "Config", "ablate", "compare",
+           "load_dataset", "load_run", "run", "stored_runs", "summarize", "sweep"]  # fmt: skip
 # where each name lives; what is not listed is in config
 HOME = {"load_dataset": "data", "run": "runs", "load_run": "runs", "stored_runs": "store.folder", "sweep": "sweeps",
         "ablate": "sweeps", "summarize": "stats", "compare": "stats", "LatentExplorer": "explore.explorer",

@@ -3,7 +3,8 @@
 import sys
 import warnings
 
-from labutils.cli.main import main, one_line
+from labutils.cli.main import main
 
-warnings.formatwarning = one_line
+# whoever types a command does not know the line of ours that a warning comes from
+warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
 sys.exit(main())

@@ -11,8 +11,8 @@ import pandas as pd
 from labutils.config import Config
 from labutils.download import CHECKSUMS
 from labutils.paths import ROOT
-from labutils.publish.publication import SCREENSHOTS, published, published_sums, table_row
-from labutils.publish.series import code_cells
+from labutils.publish.publication import SCREENSHOTS, published_sums
+from labutils.publish.series import code_cells, results, table_row
 from labutils.store.key import run_key
 from labutils.sweeps import config_of
 
@@ -27,7 +27,7 @@ def problems(root: Path = ROOT) -> list[str]:
     """
     readme, found = (root / "README.md").read_text(encoding="utf-8"), []
     data = {name: hashlib.sha256("".join(sums).encode()).hexdigest() for name, sums in CHECKSUMS.items()}
-    for stem, summary in published(root).items():
+    for stem, summary in results(root / "outputs").items():
         folder, notebook = root / "outputs" / stem, root / "notebooks" / f"{stem}.ipynb"
         if summary.get("files") != (there := published_sums(folder, notebook)):
             known = summary.get("files", {})

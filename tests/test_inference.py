@@ -152,7 +152,7 @@ def test_who_generates_from_the_prior_needs_no_images(tmp_path, monkeypatch):
         (["interpolate", "1", "nowhere.png", "--model", "CHECKPOINT"], "nowhere.png"),
         (["generate", "--method", "vamp", "--model", "CHECKPOINT"], "vamp"),
         (["generate", "--method", "of a class", "--model", "CHECKPOINT"], "of a class"),
-        (["generate", "--label", "3", "--model", "CHECKPOINT"], "--label 3 means nothing"),
+        (["generate", "--label", "3", "--model", "CHECKPOINT"], "y=3 means nothing"),
         (["interpolate", "three", "1", "--model", "CHECKPOINT"], "no picture 'three'"),
     ],
 )

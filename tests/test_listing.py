@@ -141,6 +141,8 @@ def test_an_empty_store_and_a_wrong_filter_are_no_crash(tmp_path, monkeypatch, c
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "nowhere"))
     assert main(["runs"]) == 0
     assert "0 in" in capsys.readouterr().out
+    assert main(["runs", "activation=rleu"]) == 0
+    assert "nothing has activation=rleu\n" in capsys.readouterr().out
     assert main(["runs", "latent_dim"]) == 2
     assert "must be FIELD=VALUE" in capsys.readouterr().err
     assert main(["runs", "--yes"]) == 2

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from labutils import CLASSIFIER, Config
-from labutils.cli.main import in_words, main
+from labutils.cli.commands import in_words
+from labutils.cli.main import main
 
 SMALL = [
     *("--dataset", "mnist5k", "--filters", "4,4", "--depth", "2", "--latent-dim", "3"),
@@ -100,7 +101,8 @@ def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
         (["runs", "--prun"], "there is no --prun, did you mean --prune?"),
         (["trian"], "'trian'"),
         (["train", "--activation", "rleu"], "'rleu'"),
-        (["train", "--filters", "16,x"], "'16,x' must be widths such as 32,32,64"),
+        (["train", "--model", "VAE"], "'cae', 'mlp_vae', 'conv_vae'"),
+        (["train", "--filters", "16,x"], "--filters: invalid widths value: '16,x'"),
         ([], "COMMAND"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -112,6 +114,19 @@ def test_a_slip_is_answered_in_one_line(words, answer, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert answer in line
+
+
+def test_a_flag_may_have_underscores(capsys):
+    assert main(["train", *SMALL, "--latent_dim", "4", "--batch_size=100", "--n_train", "100"]) == 0
+    assert "with 4 numbers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--save-plots", "--plot-dir", "{}"], ["--checkpoint-path", "{}/ae.safetensors"]])
+def test_a_folder_that_cannot_be_written_is_found_before_training(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("labutils.cli.commands.run", lambda *_, **__: pytest.fail("it was trained"))
+    (tmp_path / "file").touch()
+    assert main(["train", *SMALL, *(flag.format(tmp_path / "file" / "folder") for flag in flags)]) == 2
+    assert f"{tmp_path / 'file' / 'folder'} cannot be written (" in capsys.readouterr().err
 
 
 def test_an_environment_that_makes_no_sense_is_one_line(capsys, monkeypatch):

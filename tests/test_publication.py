@@ -10,9 +10,9 @@ from published import problems, published_runs
 from labutils import BASELINE, run
 from labutils.paths import ROOT
 from labutils.plots import figure
-from labutils.publish.publication import publish, published, write_pages
+from labutils.publish.publication import publish, write_pages
 from labutils.publish.report import read_summary, save_results, write_summary
-from labutils.publish.series import code_and_outputs
+from labutils.publish.series import code_and_outputs, results
 from labutils.store.folder import stored_row
 from labutils.sweeps import config_of
 
@@ -111,18 +111,6 @@ def test_prose_that_is_newer_stays_and_newer_code_is_refused(lab):
     assert {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()} == before
 
 
-def test_a_torn_summary_is_nothing_to_stumble_over(lab):
-    publish(lab)
-    file = lab / "outputs" / "01_a" / "summary.json"
-    file.write_text(file.read_text()[:30])
-    with pytest.warns(UserWarning, match="no summary"):
-        assert read_summary(file.parent) == {}
-    with pytest.warns(UserWarning, match="no summary"):
-        assert published(lab) == {}
-    with pytest.warns(UserWarning, match="no summary"):
-        assert write_pages(lab).is_file()
-
-
 def test_a_table_of_another_days_config_is_a_line(lab):
     publish(lab)
     edit(lab / "outputs" / "01_a" / "results.csv", "latent_dim", "code_size")
@@ -188,14 +176,14 @@ def test_prose_may_be_mended(lab):
 
 def test_every_notebook_is_published_and_all_of_it_belongs_together(counted):
     notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    assert sorted(published(ROOT)) == notebooks
+    assert sorted(results(ROOT / "outputs")) == notebooks
     assert problems(ROOT) == []
     counted(f"{len(notebooks)} of {len(notebooks)} published notebooks: figures, table, outputs and README agree")
 
 
 def test_a_published_row_is_reproduced(real_data, monkeypatch, counted):
     monkeypatch.setenv("LABUTILS_DATA", str(real_data))
-    rows = pd.DataFrame([row for stem in published(ROOT) for row in published_runs(ROOT / "outputs" / stem)])
+    rows = pd.DataFrame([row for stem in results(ROOT / "outputs") for row in published_runs(ROOT / "outputs" / stem)])
     row = rows[(rows["encoder"].isna()) & (rows["n_train"] == 54_000)].nsmallest(1, "seconds").iloc[0]
     again = run(config_of(row), progress=False)
     assert again.path.name == row["run"]

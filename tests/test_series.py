@@ -95,9 +95,9 @@ def test_pictures_in_a_notebook_are_small_and_look_the_same():
     buffer = io.BytesIO()
     Image.fromarray(np.dstack([grey, grey, grey, np.full_like(grey, 255)])).save(buffer, "png")
     picture = nbformat.v4.new_output("display_data", data={"image/png": base64.b64encode(buffer.getvalue()).decode()})
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[picture])])
-    series_module._strip(notebook)
-    small = base64.b64decode(notebook.cells[0].outputs[0].data["image/png"])
+    cell = nbformat.v4.new_code_cell("1", outputs=[picture])
+    series_module._strip(cell)
+    small = base64.b64decode(cell.outputs[0].data["image/png"])
     assert len(small) < len(buffer.getvalue())
     seen = np.asarray(Image.open(io.BytesIO(small)).convert("L")).astype(int)
     assert np.abs(seen - grey).mean() < 3
@@ -138,14 +138,14 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
         (tmp_path / "outputs" / path.stem).mkdir(parents=True)
         (tmp_path / "outputs" / path.stem / "summary.json").write_text(json.dumps({"minutes": minutes}))
     monkeypatch.setenv("LABUTILS_SCALE", "full")
-    assert series_module._remaining(paths, [], "mnist") == ", about 10 minutes to the end"
+    assert series_module._remaining(paths, [], "mnist") == ", about 10 min to the end"
     done = [{"notebook": "01_a", "minutes": 1.0, "failed": False}]  # on a machine that is twice as fast
-    assert series_module._remaining(paths, done, "mnist") == ", about 4 minutes to the end"
+    assert series_module._remaining(paths, done, "mnist") == ", about 4 min to the end"
     failed = [{"notebook": "02_b", "minutes": 0.1, "failed": True}]  # at once: that says nothing about the pace
-    assert series_module._remaining(paths, done + failed, "mnist") == ", about 2 minutes to the end"
+    assert series_module._remaining(paths, done + failed, "mnist") == ", about 2 min to the end"
     for few in ([], done, 2 * done):  # the same notebooks with fewer images are other work
         assert series_module._remaining([*paths, paths[2]], few, "mnist5k") == ""
-    assert series_module._remaining([*paths, paths[2]], 3 * done, "mnist5k") == ", about 2 minutes to the end"
+    assert series_module._remaining([*paths, paths[2]], 3 * done, "mnist5k") == ", about 2 min to the end"
     (tmp_path / "outputs" / "03_c" / "summary.json").write_text("{}")
     assert series_module._remaining(paths, done, "mnist") == ""
 

@@ -6,57 +6,55 @@ from pathlib import Path
 
 import torch
 
-from labutils.data import Dataset, load_dataset
+from labutils.data import Split, load_dataset
 from labutils.pictures import as_images
 from labutils.plots import plot_images
 from labutils.runs import load_run
 
 
-def _images(names: list[str], data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def _images(names: list[str], test: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Test images by index, or picture files, and their labels, −1 where nobody knows."""
     images, labels = [], []
     for name in names:
-        if name.isdigit() and int(name) >= len(data.test):
-            raise ValueError(f"test image {name} must be from 0 to {len(data.test) - 1}")
+        if name.isdigit() and int(name) >= len(test):
+            raise ValueError(f"test image {name} must be from 0 to {len(test) - 1}")
         if not name.isdigit() and not Path(name).exists():
             raise ValueError(f"no picture {name!r}: a file, or the number of a test image, is expected")
-        images.append(as_images(data.test.images[int(name)] if name.isdigit() else name))
-        labels.append(int(data.test.labels[int(name)]) if name.isdigit() else -1)
+        images.append(as_images(test.images[int(name)] if name.isdigit() else name))
+        labels.append(int(test.labels[int(name)]) if name.isdigit() else -1)
     return torch.cat(images), torch.tensor(labels)
 
 
-def reconstruct_command(options: argparse.Namespace) -> int:
+def reconstruct_command(options: argparse.Namespace) -> None:
     """inference_results.png: digits above, what a model makes of them below."""
     run = load_run(options.model)
-    data = load_dataset(run.config.dataset)
-    labels = data.test.labels.tolist()
-    x, y = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], data)
-    return _write(options.output, "inference_results", {"image": x, run.name: run.reconstruct(x, y)})
+    test = load_dataset(run.config.dataset).test
+    labels = test.labels.tolist()
+    x, y = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], test)
+    _write(options.output, "inference_results", {"image": x, run.name: run.reconstruct(x, y)})
 
 
-def interpolate_command(options: argparse.Namespace) -> int:
+def interpolate_command(options: argparse.Namespace) -> None:
     """latent_interpolation.png: from one digit to another, along the line and along the arc."""
     run = load_run(options.model)
     ends = [options.start, options.end]
-    x, labels = _images(ends, load_dataset(run.config.dataset))
+    x, labels = _images(ends, load_dataset(run.config.dataset).test)
     names = [f"test image {end}, a {label}," if end.isdigit() else end for end, label in zip(ends, labels, strict=True)]
     print(f"{'from':<18} {names[0]} to {names[1].rstrip(',')}")
     ways = {"line": False, "arc": True}
     rows = {name: run.interpolate(x[:1], x[1:], options.steps, spherical=arc) for name, arc in ways.items()}
-    return _write(options.output, "latent_interpolation", rows)
+    _write(options.output, "latent_interpolation", rows)
 
 
-def generate_command(options: argparse.Namespace) -> int:
+def generate_command(options: argparse.Namespace) -> None:
     """generated_digits.png: digits that nobody wrote."""
     run = load_run(options.model)
-    if options.label is not None and not getattr(run.model, "conditional", False):
-        raise ValueError(f"--label {options.label} means nothing to {run.name}: only a conditional_vae is told labels")
     x = run.sample(options.n, options.method, y=options.label, seed=options.seed)
     rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
-    return _write(options.output, "generated_digits", rows)
+    _write(options.output, "generated_digits", rows)
 
 
-def explore_command(options: argparse.Namespace) -> int:
+def explore_command(options: argparse.Namespace) -> None:
     """latent_explorer_NAME.html: a page with sliders and a map, opened in the browser."""
     from labutils.explore.page import export_html
 
@@ -65,11 +63,9 @@ def explore_command(options: argparse.Namespace) -> int:
     print(f"Open {path.as_uri()}")
     if options.open:
         webbrowser.open(path.as_uri())
-    return 0
 
 
-def _write(folder: Path, name: str, rows: dict[str, torch.Tensor]) -> int:
+def _write(folder: Path, name: str, rows: dict[str, torch.Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plot_images(rows).savefig(folder / f"{name}.png", dpi=120)
     print(f"{'picture':<18} {folder / name}.png")
-    return 0

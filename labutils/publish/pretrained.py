@@ -4,17 +4,15 @@
 config only what differs from the defaults is written: a field that a later Config gets does not make the file foreign.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, Config
 from labutils.data import load_dataset
 from labutils.runs import Run, load_run, run
-from labutils.store.files import json_sum, write_atomically
+from labutils.store.files import json_sum, sha256, write_atomically
 from labutils.store.weights import pack, pretrained_dir, pretrained_index
 from labutils.sweeps import sweep
 
@@ -28,7 +26,7 @@ PRETRAINED = {
     "conditional_vae": replace(CONV_VAE, model="conditional_vae", latent_dim=16),
     "classifier": replace(CLASSIFIER, label_smoothing=0.0),  # hard labels: its confidence is shown, and judged by
 }
-KEPT = ("test_mse", "test_neg_elbo", "test_kl", "test_active_units", "test_accuracy", "n_params")
+METRICS = ("test_mse", "test_neg_elbo", "test_kl", "test_active_units", "test_accuracy", "n_params")
 
 
 def load_or_train(name: str, dataset: str = "mnist") -> Run:
@@ -50,36 +48,21 @@ def pretrain(names: Sequence[str] = ()) -> list[Path]:
     """
     if unknown := [name for name in names if name not in PRETRAINED]:
         raise ValueError(f"unknown weights {', '.join(unknown)}: there are {', '.join(PRETRAINED)}")
-    if (found := load_dataset("mnist")).name != "mnist" or len(found.train) < 50_000:
-        raise ValueError(
-            "published weights are trained on the full MNIST at full scale, which is not what there is here"
-        )
-    pretrained_dir().mkdir(parents=True, exist_ok=True)
+    data = load_dataset("mnist")
+    if data.name != "mnist" or len(data.train) < 50_000:
+        raise ValueError("published weights need the full MNIST at full scale, which is not what there is here")
     configs = {name: replace(PRETRAINED[name], device="cpu") for name in names or PRETRAINED}
     sweep(configs.values())
-    paths = []
+    index, defaults = pretrained_index(), Config().to_dict()
     for name, config in configs.items():
-        index = pretrained_index()
-        path = pretrained_dir() / f"{name}.safetensors"
-        index[name] = _stored(path, run(config))
-        _write_index({n: index[n] for n in PRETRAINED if n in index})
-        paths.append(path)
-    return paths
-
-
-def _stored(path: Path, r: Run) -> dict[str, Any]:
-    """Write the weights; what pretrained.json says of them."""
-    defaults = Config()
-    values = {
-        name: value for name, value in r.config.to_dict().items() if getattr(r.config, name) != getattr(defaults, name)
-    }
-    config = {name: value for name, value in values.items() if name not in ("device", "precision")}
-    content = pack(r.model.state_dict(), {"config": json.dumps(config)})
-    write_atomically(path, content)
-    metrics = {name: r.metrics[name] for name in KEPT if name in r.metrics}
-    return {"sha256": hashlib.sha256(content).hexdigest(), "config": config, "metrics": metrics}
-
-
-def _write_index(index: dict[str, Any]) -> None:
+        r = run(config)
+        values = {key: value for key, value in r.config.to_dict().items() if value != defaults[key]}
+        values = {key: value for key, value in values.items() if key not in ("device", "precision")}
+        content = pack(r.model.state_dict(), {"config": json.dumps(values)})
+        write_atomically(pretrained_dir() / f"{name}.safetensors", content)
+        metrics = {key: r.metrics[key] for key in METRICS if key in r.metrics}
+        index[name] = {"sha256": sha256(content), "config": values, "metrics": metrics}
+    index = {name: index[name] for name in PRETRAINED if name in index}
     text = json.dumps({**index, "sha256": json_sum(index)}, indent=1)
     write_atomically(pretrained_dir() / "pretrained.json", f"{text}\n".encode())
+    return [pretrained_dir() / f"{name}.safetensors" for name in configs]

@@ -1,14 +1,15 @@
 """Publishing: what a full run on MNIST found becomes what the repository shows."""
 
-import csv
-import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+
+import nbformat
+import pandas as pd
 
 from labutils.paths import ROOT
 from labutils.publish.report import read_summary, write_summary
-from labutils.publish.series import code_and_outputs, code_cells, code_without_imports, results, write_html, write_page
+from labutils.publish.series import code, code_and_outputs, code_cells, results, table_row, write_html, write_page
+from labutils.store.files import sha256
 
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table
 SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
@@ -36,75 +37,51 @@ def publish(root: Path = ROOT) -> list[str]:
     for stem, notebook in notebooks.items():
         if read_summary(source / stem).get("executed") != code_and_outputs(notebook):
             raise ValueError(f"{stem}: {source} holds a table and a notebook of two executions: `labutils run {stem}`")
-        if _code(notebook) != _code(root / "notebooks" / notebook.name):
+        if code(notebook) != code(root / "notebooks" / notebook.name):
             raise ValueError(f"{stem}: its code has changed since it was executed: `labutils run {stem}`")
     for stem, notebook in notebooks.items():
-        target = root / "outputs" / stem
-        screenshots = set(target.glob(SCREENSHOTS))
-        now, before = (read_summary(folder) for folder in (source / stem, target))
-        same_runs = _runs(source / stem) == _runs(target)
-        minutes = max(now.get("minutes", 0), before.get("minutes", 0) if same_runs else 0)
-        for old in set(target.glob("*")) - screenshots:
-            old.unlink()
-        shutil.copytree(source / stem, target, dirs_exist_ok=True)
-        _put_outputs(notebook, root / "notebooks" / notebook.name)
-        write_summary(target, read_summary(target) | {"minutes": minutes, "files": published_sums(target, notebook)})
+        _publish_notebook(notebook, source / stem, root)
     readme = root / "README.md"
     head, table = readme.read_text(encoding="utf-8").split(RULE, 1)
-    rows = "\n".join(table_row(stem, summary) for stem, summary in published(root).items())
+    rows = "\n".join(table_row(stem, summary) for stem, summary in results(root / "outputs").items())
     readme.write_text(head + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
     write_pages(root)
     return stems
 
 
-def _code(notebook: Path) -> list[str]:
-    return [code_without_imports(cell) for cell in code_cells(notebook)] if notebook.exists() else []
+def _publish_notebook(executed: Path, source: Path, root: Path) -> None:
+    """Replace a published table with its figures, and the outputs of the notebook that was executed for them."""
+    target = root / "outputs" / source.name
+    summary, before = read_summary(source), read_summary(target)
+    if _runs(source) == _runs(target):
+        summary["minutes"] = max(summary.get("minutes", 0), before.get("minutes", 0))
+    for old in set(target.glob("*")) - set(target.glob(SCREENSHOTS)):
+        old.unlink()
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    notebook = nbformat.read(root / "notebooks" / executed.name, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, done in zip(cells, code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = nbformat.from_dict(done["outputs"]), done["execution_count"]
+    nbformat.write(notebook, root / "notebooks" / executed.name)
+    write_summary(target, summary | {"files": published_sums(target, executed)})
 
 
 def _runs(folder: Path) -> set[str]:
     """The names of the runs in a table of results."""
-    try:
-        lines = (folder / "results.csv").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return set()
-    return {row.get("run", "") for row in csv.DictReader(lines)}
-
-
-def _put_outputs(executed: Path, notebook: Path) -> None:
-    """The outputs of an executed copy into the notebook that it was made from."""
-    import nbformat
-
-    target = nbformat.read(notebook, as_version=4)
-    cells = (cell for cell in target.cells if cell.cell_type == "code")
-    for cell, there in zip(cells, code_cells(executed), strict=True):
-        cell.outputs, cell.execution_count = nbformat.from_dict(there["outputs"]), there["execution_count"]
-    nbformat.write(target, notebook)
-
-
-def published(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """The summaries of what is published, by notebook."""
-    return results(root / "outputs")
-
-
-def table_row(stem: str, summary: dict[str, Any]) -> str:
-    """A notebook's row of the README's table."""
-    cells = f"[{stem}](notebooks/{stem}.ipynb)", summary["question"], summary["answer"], summary.get("minutes") or ""
-    return f"| {' | '.join(map(str, cells))} |"
+    table = folder / "results.csv"
+    return set(pd.read_csv(table, dtype=str, keep_default_na=False).get("run", ())) if table.exists() else set()
 
 
 def published_sums(folder: Path, notebook: Path) -> dict[str, str]:
     """What was published together: SHA-256 sums of the files in a folder, and of a notebook."""
     files = sorted(set(folder.glob("*")) - set(folder.glob(SCREENSHOTS)) - {folder / "summary.json"})
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return sums | {notebook.name: code_and_outputs(notebook)}
+    return {path.name: sha256(path.read_bytes()) for path in files} | {notebook.name: code_and_outputs(notebook)}
 
 
 def write_pages(root: Path = ROOT) -> Path:
     """What is published, as pages to read without Jupyter and without a network: outputs/report/index.html with the
     results table and every figure, and a page for each notebook."""
-    import nbformat
-
-    folder, summaries = root / "outputs" / "report", published(root)
+    folder, summaries = root / "outputs" / "report", results(root / "outputs")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "notebooks").mkdir(parents=True)
     for stem in summaries:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -31,8 +30,8 @@ FORMATS: dict[Any, Any] = {
 
 def styled(table: pd.DataFrame, caption: str = "") -> Any:
     """A table as a notebook shows it: digits by the kind of the column, the baseline's row in bold."""
-    known = {name: form for name, form in FORMATS.items() if name in table}
-    style = table.style.format(known, na_rep="").set_caption(caption)
+    formats = {name: form for name, form in FORMATS.items() if name in table}
+    style = table.style.format(formats, na_rep="").set_caption(caption)
     style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
     if "verdict" in table:
         bold = {"baseline": "font-weight: bold"}
@@ -74,13 +73,7 @@ def save_results(
 def read_summary(folder: Path) -> dict[str, Any]:
     """What `save_results` wrote beside a table: question, answer, figures, made_with; nothing where there is none."""
     file = folder / "summary.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        warnings.warn(f"{file} is no summary ({error}): run the notebook again", stacklevel=2)
-        return {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

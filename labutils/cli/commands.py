@@ -1,0 +1,146 @@
+"""train, classify, run, publish, report, pretrain, runs."""
+
+import argparse
+import shutil
+from dataclasses import fields, replace
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from labutils.callbacks import tensorboard_log
+from labutils.cli.doctor import writable
+from labutils.cli.main import BASES, FINETUNE, HEAD
+from labutils.codes import reconstruct
+from labutils.config import Config
+from labutils.data import load_dataset, subset
+from labutils.evaluation import confidence
+from labutils.explore.gallery import epoch_gallery
+from labutils.paths import outputs_dir, runs_dir
+from labutils.plots import class_names, plot_confusion, plot_history, plot_images
+from labutils.runs import Run, run
+from labutils.store.folder import keep_encoder
+from labutils.store.listing import USELESS, differences, remove, select, survey
+from labutils.store.weights import read_weights
+from labutils.transfer import encoder_layers
+
+
+def train_command(options: argparse.Namespace, **changes: Any) -> None:
+    """Train --base, changed by `changes`, changed by the flags that were given; write what else was asked for."""
+    given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
+    config = replace(BASES[options.base], **{**changes, **given})
+    weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
+    for folder in (outputs_dir(), weights.parent if weights else None, plots):
+        if folder:
+            writable(folder)  # or an error now rather than after the training
+    draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
+    r = run(config, each_epoch=draw, callbacks=[tensorboard_log(options.tensorboard)] if options.tensorboard else [])
+    for name, value in r.metrics.items():
+        print(f"{name:<18} {value:.6g}")
+    print(f"{'run':<18} {r.path}{' (trained before, read from the store)' if r.cached else ''}")
+    if weights:
+        shutil.copyfile(r.path / "model.safetensors", weights)
+        print(f"{'checkpoint':<18} {weights}")
+    if plots:
+        for name, figure in _figures(r).items():
+            figure.savefig(plots / f"{name}.png", dpi=120)
+            print(f"{'plot':<18} {plots / name}.png")
+    print(in_words(r))
+
+
+def classify_command(options: argparse.Namespace) -> None:
+    """`train_command` for a classifier, from scratch or on another model's encoder."""
+    file, mode = options.encoder_checkpoint, options.mode
+    if (file is None) != (mode == "scratch"):
+        raise ValueError(f"--mode {mode} {'needs' if file is None else 'takes no'} --encoder-checkpoint")
+    if file is None:
+        train_command(options)
+        return
+    if mode == "frozen" and getattr(options, "encoder_lr", 0) != 0:
+        raise ValueError(f"--mode frozen means encoder_lr=0, not {options.encoder_lr}: leave --encoder-lr out")
+    encoder, layers = keep_encoder(file), encoder_layers(read_weights(file)[1])
+    encoder_lr = 0.0 if mode == "frozen" else FINETUNE
+    train_command(options, **layers, head=HEAD, encoder=encoder, encoder_lr=encoder_lr)
+
+
+def in_words(r: Run) -> str:
+    """What to make of a run's metrics, a sentence."""
+    m, config = r.metrics, r.config
+    if config.model == "classifier":
+        result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
+    else:
+        result, lead = f"test MSE {m['test_mse']:.4f}", m["pca_mse"] / m["test_mse"]
+        if lead > 0.01:  # with as many components as pixels PCA's error is 0
+            beside = f"{lead:.1f} times below" if lead > 1 else f"{1 / lead:.1f} times above"
+            result += f", {beside} PCA's {m['pca_mse']:.4f} with {config.latent_dim} numbers"
+        result += f", negative ELBO {m['test_neg_elbo']:.1f} nats" if "test_neg_elbo" in m else ""
+    return f"{config.dataset}: {result}. One run: another seed gives another number."
+
+
+def _figures(r: Run) -> dict[str, Figure]:
+    """Training curves; a classifier's confusions, a row of reconstructions for whatever reconstructs."""
+    model, test = r.config.model, load_dataset(r.config.dataset).test
+    metric, floors = "loss", {}
+    if "val_mse" in r.history:
+        metric = "mse"
+        floors = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
+    figures = {"history": plot_history({model: r.history}, floors, metric)}
+    if model == "classifier":
+        predicted, _ = confidence(r.model, test.images)
+        figures["confusion"] = plot_confusion(test.labels.numpy(), predicted, class_names(r.config.dataset))
+    else:
+        shown = subset(test, 12)
+        x_hat = reconstruct(r.model, shown.images, shown.labels)
+        figures["reconstructions"] = plot_images({"x": shown.images, "x_hat": x_hat})
+    return figures
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Execute notebooks; 1 if any failed."""
+    from labutils.publish.series import run_series
+
+    writable(outputs_dir())
+    return min(run_series(options.notebooks), 1)
+
+
+def publish_command(options: argparse.Namespace) -> None:
+    from labutils.publish.publication import publish
+
+    print(f"published: {', '.join(publish())}")
+
+
+def report_command(options: argparse.Namespace) -> None:
+    from labutils.publish.publication import write_pages
+
+    print(f"Open {write_pages().as_uri()}")
+
+
+def pretrain_command(options: argparse.Namespace) -> None:
+    from labutils.publish.pretrained import pretrain
+
+    for path in pretrain(options.names):
+        print(f"{'weights':<18} {path}")
+
+
+def runs_command(options: argparse.Namespace) -> int:
+    """List, verify and prune the store; 1 if a run is damaged."""
+    if wrong := [text for text in options.wanted if "=" not in text]:
+        raise ValueError(f"{wrong[0]!r} must be FIELD=VALUE, such as latent_dim=8")
+    if options.yes and not options.prune:
+        raise ValueError("--yes goes with --prune: nothing was deleted")
+    table = select(survey(verify=options.verify or options.prune), dict(text.split("=", 1) for text in options.wanted))
+    if options.wanted and table.empty:
+        print(f"nothing has {' '.join(options.wanted)}")
+    if options.prune:
+        table = table[table["state"].isin(USELESS)]
+    if len(table):
+        formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
+        shown = table[["name", "state", "bytes", "days", "result"]]
+        lines = shown.to_string(index=False, na_rep="", formatters=formats).splitlines()
+        notes = [note[:150] or config for note, config in zip(table["note"], differences(table), strict=True)]
+        for line, note in zip(lines, ["config, or what is wrong", *notes], strict=True):
+            print(f"{line}  {note}")
+    if options.yes:
+        remove(runs_dir() / name for name in table["name"])
+    outcome = ": deleted" if options.yes else ": --prune --yes deletes them" if options.prune and len(table) else ""
+    print(f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB{outcome}")
+    return int(not options.prune and (table["state"] == "damaged").any())
