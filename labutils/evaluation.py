@@ -43,6 +43,13 @@ def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
     return _floors[key]
 
 
+def references(data: Dataset, latent_dim: int, n_train: int | None = None) -> dict[str, float]:
+    """Test errors per pixel that a reconstruction has to beat: pca_mse, of PCA with as many components as the code has
+    units, and mean_image_mse."""
+    errors = floors(data, n_train)
+    return {"pca_mse": float(errors[min(latent_dim, len(errors) - 1)]), "mean_image_mse": float(errors[0])}
+
+
 def forget_floors() -> None:
     """Have `floors` compute anew, as in a new process."""
     _floors.clear()

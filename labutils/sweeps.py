@@ -13,8 +13,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config
-from labutils.data import Dataset, load_dataset
-from labutils.evaluation import floors
+from labutils.data import load_dataset
+from labutils.evaluation import references
 from labutils.paths import runs_dir, scale
 from labutils.store.key import resolved, run_key
 from labutils.store.listing import tidy
@@ -57,20 +57,14 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         # loky replaces a worker whose memory grew: its business, no news
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         for row in coming:
-            row_of[row["run"]] = row | _references(row, datasets)
+            if "test_mse" in row:  # neither a classifier's nor that of a run that failed
+                row |= references(datasets[row["dataset"]], row["latent_dim"], row["n_train"])
+            row_of[row["run"]] = row
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
     if errors := [row["error"] for row in row_of.values() if row["error"]]:
         warnings.warn(f"{len(errors)} of {len(row_of)} runs failed, see column error: {errors[0][:300]}", stacklevel=2)
     return pd.DataFrame([row_of[task.key] for task in tasks])
-
-
-def _references(row: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> dict[str, float]:
-    """The test error of PCA with as many components as a run's code has units, and of the mean image."""
-    if "test_mse" not in row:  # a classifier, or a run that failed
-        return {}
-    errors = floors(datasets[row["dataset"]], row["n_train"])
-    return {"pca_mse": float(errors[min(row["latent_dim"], len(errors) - 1)]), "mean_image_mse": float(errors[0])}
 
 
 def ablate(

@@ -13,8 +13,9 @@ from labutils.cli.main import BASES, FINETUNE, HEAD
 from labutils.codes import reconstruct
 from labutils.config import Config
 from labutils.data import load_dataset, subset
-from labutils.evaluation import confidence
+from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
+from labutils.kinds import KINDS
 from labutils.paths import outputs_dir, runs_dir
 from labutils.plots import class_names, plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
@@ -65,13 +66,14 @@ def classify_command(options: argparse.Namespace) -> None:
 def in_words(r: Run) -> str:
     """What to make of a run's metrics, a sentence."""
     m, config = r.metrics, r.config
-    if config.model == "classifier":
+    if KINDS[config.model].labelled:
         result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
     else:
-        result, lead = f"test MSE {m['test_mse']:.4f}", m["pca_mse"] / m["test_mse"]
+        pca = references(load_dataset(config.dataset), config.latent_dim, config.n_train)["pca_mse"]
+        result, lead = f"test MSE {m['test_mse']:.4f}", pca / m["test_mse"]
         if lead > 0.01:  # with as many components as pixels PCA's error is 0
             beside = f"{lead:.1f} times below" if lead > 1 else f"{1 / lead:.1f} times above"
-            result += f", {beside} PCA's {m['pca_mse']:.4f} with {config.latent_dim} numbers"
+            result += f", {beside} PCA's {pca:.4f} with {config.latent_dim} numbers"
         result += f", negative ELBO {m['test_neg_elbo']:.1f} nats" if "test_neg_elbo" in m else ""
     return f"{config.dataset}: {result}. One run: another seed gives another number."
 
@@ -82,7 +84,8 @@ def _figures(r: Run) -> dict[str, Figure]:
     metric, floors = "loss", {}
     if "val_mse" in r.history:
         metric = "mse"
-        floors = {"mean image": r.metrics["mean_image_mse"], f"PCA-{r.config.latent_dim}": r.metrics["pca_mse"]}
+        errors = references(load_dataset(r.config.dataset), r.config.latent_dim, r.config.n_train)
+        floors = {"mean image": errors["mean_image_mse"], f"PCA-{r.config.latent_dim}": errors["pca_mse"]}
     figures = {"history": plot_history({model: r.history}, floors, metric)}
     if model == "classifier":
         predicted, _ = confidence(r.model, test.images)
