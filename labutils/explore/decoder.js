@@ -1,4 +1,4 @@
-// A decoder in plain JavaScript: the layers that labutils.export writes down, for one code at a time.
+// A decoder in plain JavaScript: the layers that decoder.py writes down, for one code at a time.
 // Maps are (height, width, channels), flat, the last index fastest: the inner loop runs over neighbours in memory.
 
 const ACTIVATIONS = {
@@ -59,16 +59,20 @@ function run(layers, x) {
   return x;
 }
 
-/** spec: {layers, latent_dim, labels}; weights: Float32Array that the layers' [offset, length] pairs point into.
- *  Returns decode(z, label): Float32Array of 784 pixels in [0, 1]. Without labels, or for label −1, none is told. */
-export function makeDecoder(spec, weights) {
-  const bind = (layers) => layers.map((layer) => ({
-    ...layer,
-    ...(layer.weight && { weight: weights.subarray(layer.weight[0], layer.weight[0] + layer.weight[1]) }),
-    ...(layer.bias && { bias: weights.subarray(layer.bias[0], layer.bias[0] + layer.bias[1]) }),
-    ...(layer.layers && { layers: bind(layer.layers) }),
-  }));
-  const layers = bind(spec.layers);
+/** Arrays travel as base64. */
+export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+export const floats = (text) => new Float32Array(bytes(text).buffer);
+
+const unpacked = (layers) => layers.map((layer) => ({
+  ...layer,
+  ...(layer.weight && { weight: floats(layer.weight), bias: floats(layer.bias) }),
+  ...(layer.layers && { layers: unpacked(layer.layers) }),
+}));
+
+/** spec: {layers, latent_dim, labels}. Returns decode(z, label): Float32Array of 784 pixels in [0, 1]. Without labels,
+ *  or for label −1, the decoder reads none. */
+export function makeDecoder(spec) {
+  const layers = unpacked(spec.layers);
   return (z, label = -1) => {
     const x = new Float32Array(spec.latent_dim + spec.labels);
     x.set(z);
@@ -80,6 +84,7 @@ export function makeDecoder(spec, weights) {
 /** 784 pixels in [0, 1] → an image of dark ink on white for a canvas. */
 export function toImage(pixels) {
   const image = new ImageData(28, 28);
-  pixels.forEach((v, i) => image.data.set([0, 0, 0, 255].map((w, k) => (k < 3 ? 255 * (1 - v) : w)), 4 * i));
+  image.data.fill(255);
+  pixels.forEach((v, i) => image.data.fill(255 * (1 - v), 4 * i, 4 * i + 3));
   return image;
 }

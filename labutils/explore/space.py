@@ -52,15 +52,15 @@ class Space:
         return getattr(self.model, "conditional", False)
 
     def decode(self, z: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
-        """codes (N,latent_dim), and for a conditional_vae one label or (N,) → images (N,1,28,28) in [0,1]."""
+        """codes (N,latent_dim), one label or (N,), read by a conditional_vae only → images (N,1,28,28) in [0,1]."""
         device = next(self.model.parameters()).device
-        labels = None if y is None else torch.as_tensor(y, device=device).expand(len(z))
+        labels = None if y is None or not self.conditional else torch.as_tensor(y, device=device).expand(len(z))
         # to set the mode of every layer takes as long as decoding one code: only where it is not set already
         with eval_mode(self.model) if self.model.training else torch.inference_mode():
             return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
 
     def encode(self, images: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
-        """images (N,1,28,28), for a conditional_vae one label or (N,) → codes (N,latent_dim)."""
+        """images (N,1,28,28), labels as in `decode` → codes (N,latent_dim)."""
         return encode_images(self.model, images, y)
 
     @cached_property
