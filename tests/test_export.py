@@ -36,7 +36,7 @@ def test_batch_norm_is_folded_away(digits):
     for config in (replace(TINY, batch_norm=True), replace(TINY, model="mlp_vae", filters=(32, 32, 64), depth=3,
                                                            batch_norm=True, hidden=6)):  # fmt: skip
         spec = decoder_spec(build_model(config), 5)
-        assert {layer["kind"] for layer in spec["layers"]} <= {"linear", "conv_transposed", "relu", "sigmoid"}
+        assert {layer["kind"] for layer in spec["layers"]} <= {"conv", "conv_transposed", "relu", "sigmoid"}
 
 
 def test_a_layer_that_the_page_does_not_know_is_refused(digits, tmp_path):

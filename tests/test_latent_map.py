@@ -144,11 +144,12 @@ def test_where_there_is_no_inverse_the_neighbours_answer(space):
     assert (between <= space.test_z[:60].max(0).values).all()
 
 
-def test_a_grid_reads_from_the_top_left(space):
-    projection = Projection(space.test_z, "pca")
-    x0, x1, y0, y1 = projection.extent
-    corners = projection.inverse(torch.tensor([[x0, y1], [x1, y1], [x0, y0]]))
-    torch.testing.assert_close(projection.inverse(projection.grid(5)[[0, 4, 20]]), corners)
+def test_a_plane_reads_from_the_top_left(space):
+    the_map = LatentMap(space, method="pca", n=100)
+    x0, x1, y0, y1 = the_map.projection.extent
+    for cell, corner in ((0, (x0, y1)), (4, (x1, y1)), (20, (x0, y0))):
+        assert png(the_map.plane(5)[[cell]]) == the_map.picture_at(*corner)
+    the_map.close()
 
 
 @pytest.mark.parametrize(("method", "reason"), [("codes", "two units"), ("isomap", "must be one of")])

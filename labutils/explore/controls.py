@@ -132,13 +132,17 @@ class Status:
             self.line.value = html.escape(f"{type(error).__name__}: {error}")
             raise
 
-    def connect(self, part: widgets.Widget, action: Callable[..., object]) -> None:
-        """Call `action` when a button is clicked, or with the new value of another control; watched."""
+    def watch(self, part: widgets.Widget, action: Callable[[Any], object]) -> None:
+        """Call `action` with each new value of a control; what goes wrong is shown."""
         watched = self.watching()(action)
-        if isinstance(part, widgets.Button):
-            part.on_click(lambda _: watched())
-        else:
-            part.observe(lambda change: watched(change["new"]), "value")
+        part.observe(lambda change: watched(change["new"]), "value")
+
+    def button(self, text: str, action: Callable[[], object], tooltip: str = "") -> widgets.Button:
+        """A button that calls `action`; what goes wrong is shown."""
+        layout = widgets.Layout(width="auto", margin="0 2px")
+        button, watched = widgets.Button(description=text, tooltip=tooltip, layout=layout), self.watching()(action)
+        button.on_click(lambda _: watched())
+        return button
 
 
 class Later:

@@ -18,17 +18,8 @@ function erf(x) {
   return Math.sign(x) * (1 - p * Math.exp(-x * x));
 }
 
-/** weight (inputs, outputs): row i is what input i adds to the outputs. */
-function linear(layer, x) {
-  const { inputs, outputs, weight, bias } = layer, y = Float32Array.from(bias);
-  for (let i = 0; i < inputs; i++) {
-    const v = x[i], row = i * outputs;
-    if (v !== 0) for (let o = 0; o < outputs; o++) y[o] += v * weight[row + o];
-  }
-  return y;
-}
-
-/** Both kinds of convolution scatter or gather along the same lines. weight (kernel, kernel, inputs, outputs). */
+/** Both kinds of convolution scatter or gather along the same lines; a dense layer is one of a single pixel.
+ *  weight (kernel, kernel, inputs, outputs). */
 function convolution(layer, x, transposed) {
   const { kernel, stride, padding, inputs, outputs, size: [h, w], to: [H, W], weight, bias } = layer;
   const y = new Float32Array(H * W * outputs);
@@ -50,8 +41,7 @@ function convolution(layer, x, transposed) {
 
 function run(layers, x) {
   for (const layer of layers) {
-    if (layer.kind === "linear") x = linear(layer, x);
-    else if (layer.kind === "conv") x = convolution(layer, x, false);
+    if (layer.kind === "conv") x = convolution(layer, x, false);
     else if (layer.kind === "conv_transposed") x = convolution(layer, x, true);
     else if (layer.kind === "residual") { const y = run(layer.layers, x); x = x.map((v, i) => v + y[i]); }
     else x = x.map(ACTIVATIONS[layer.kind](layer));

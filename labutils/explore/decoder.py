@@ -41,7 +41,8 @@ def _layers(modules: Iterable[nn.Module], size: tuple[int, ...]) -> tuple[list[d
     layers: list[dict[str, Any]] = []
     for module in _without_norms(modules):
         if isinstance(module, nn.Linear):
-            layers.append({"kind": "linear", "inputs": module.in_features, **_weights(module, module.weight.T)})
+            one_pixel = {"kind": "conv", "kernel": 1, "stride": 1, "padding": 0, "size": [1, 1], "to": [1, 1]}
+            layers.append({**one_pixel, "inputs": module.in_features, **_weights(module, module.weight.T)})
         elif isinstance(module, ToMaps):  # decoder.js keeps channels last, as the vector has them: nothing to do
             size = module.shape[:2]
         elif isinstance(module, nn.Unflatten):

@@ -1,6 +1,5 @@
 """LatentExplorer: a slider for every unit of a code, and beside them the picture that the decoder makes of it."""
 
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,7 +13,7 @@ from labutils.explore import controls as ui
 from labutils.explore.controls import NO_CLASS, Later, Status, show
 from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
 from labutils.explore.page import export_html
-from labutils.explore.space import RANDOM, Model, Space, latent_space, named_model
+from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space, named_model
 from labutils.models import eval_mode
 from labutils.pictures import png
 from labutils.plots import class_names
@@ -118,13 +117,13 @@ class LatentExplorer:
         self.from_image(int(images[0]))
 
     def from_random(self, method: str = "gaussian", seed: int | None = None) -> None:
-        """Start from a random code: "prior", "uniform", "gaussian", "mixture", or "of a class" (see Space.draw), the
+        """Start from a random code: "prior", "uniform", "gaussian", "mixture", or "of a class" (see Space.pool), the
         class being the one that is chosen above. No seed means another code each time."""
         seed = next(self._seeds) if seed is None else seed
         label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.names)
         what = f"{method}, {self.names[label]}" if method == "of a class" else method
-        y = label if self.space.conditional else None
-        self.load(self.space.draw(method, seed, label), f"a random code ({what})", y)
+        z = self.space.pool(method, label)[seed % POOL]
+        self.load(z, f"a random code ({what})", label if self.space.conditional else None)
 
     def zeros(self) -> None:
         """Start from the code of zeros."""
@@ -137,11 +136,7 @@ class LatentExplorer:
             ValueError: text that is no code of this model.
         """
         words = text.translate(str.maketrans("[](),;", "      ")).split()
-        try:
-            z = [float(word) for word in words]
-        except ValueError as error:
-            raise ValueError(f"a code is numbers separated by commas or spaces: {error}") from None
-        self.load(z, "a typed code", self.y)
+        self.load([float(word) for word in words], "a typed code", self.y)
 
     def reset(self) -> None:
         """Back to what was started from last."""
@@ -223,7 +218,7 @@ class LatentExplorer:
             layout=widgets.Layout(width="auto", margin="0"),
         )  # fmt: skip
         slider.add_class("labutils-slider")
-        self.status.connect(slider, partial(self._moved, unit))
+        self.status.watch(slider, partial(self._moved, unit))
         return slider
 
     def _views(self) -> widgets.HBox:
@@ -231,13 +226,11 @@ class LatentExplorer:
         self.picture, self.nearest, self.real, self.rebuilt = ui.view(196), ui.view(280, 56), ui.view(84), ui.view(84)
         self.real_caption, self.rebuilt_caption = ui.caption(), ui.caption()
         self.facts, self.opinion, self.links = ui.caption(), ui.caption(), ui.caption()
-        frames = [(self.real, self.real_caption), (self.rebuilt, self.rebuilt_caption)]
-        columns = [
-            [widgets.HBox([widgets.VBox(frame) for frame in frames]), self.opinion],
-            [self.nearest, self.facts, self.links],
-        ]
+        frames = [widgets.VBox([self.real, self.real_caption]), widgets.VBox([self.rebuilt, self.rebuilt_caption])]
         layout = widgets.Layout(margin="0 0 0 12px")
-        return widgets.HBox([self.picture, *(widgets.VBox(column, layout=layout) for column in columns)])
+        started = widgets.VBox([widgets.HBox(frames), self.opinion], layout=layout)
+        beside = widgets.VBox([self.nearest, self.facts, self.links], layout=layout)
+        return widgets.HBox([self.picture, started, beside])
 
     def _starts(self) -> widgets.HBox:
         """The ways to start."""
@@ -245,44 +238,33 @@ class LatentExplorer:
         self.method = ui.choice(RANDOM, value="gaussian", tooltip="where codes come from")
         self.favourite = ui.choice(self._favourite_options())
         self.favourite.layout.max_width = "170px"
-        self.status.connect(self.favourite, self._chosen)
+        self.status.watch(self.favourite, self._chosen)
+        button = self.status.button
         return ui.row(
-            ui.caption("start from"),
-            self.digit,
-            self._button("test image", lambda: self.from_digit(self.digit.value), "the next one of that class"),
-            self.method,
-            self._button("random code", lambda: self.from_random(self.method.value)),
-            self._button("zeros", self.zeros),
-            self.favourite,
-            self._button("keep", self.keep, "store this code as a favourite"),
-            self._button("reset", self.reset, "back to what was started from"),
-        )
+            ui.caption("start from"), self.digit,
+            button("test image", lambda: self.from_digit(self.digit.value), "the next one of that class"),
+            self.method, button("random code", lambda: self.from_random(self.method.value)),
+            button("zeros", self.zeros), self.favourite,
+            button("keep", self.keep, "store this code as a favourite"),
+            button("reset", self.reset, "back to what was started from"),
+        )  # fmt: skip
 
     def _inputs(self) -> tuple[widgets.Widget, widgets.Widget]:
         """The line of the code, and the label that a conditional decoder is told."""
         self.code = ui.control(widgets.Text, "", "100%", placeholder="a code to start from", continuous_update=False)
-        self.status.connect(self.code, self._typed)
+        self.status.watch(self.code, self._typed)
         self.label = ui.class_choice(self.names, "nothing", "the decoder is told")
         self.label.layout.display = "" if self.space.conditional else "none"
-        self.status.connect(self.label, self._labelled)
+        self.status.watch(self.label, self._labelled)
         line = widgets.Layout(align_items="center", width="100%")
         return widgets.HBox([ui.caption("code"), self.code], layout=line), self.label
-
-    def _button(self, text: str, action: Callable[[], object], tooltip: str = "") -> widgets.Button:
-        layout = widgets.Layout(width="auto", margin="0 2px")
-        button = widgets.Button(description=text, tooltip=tooltip, layout=layout)
-        self.status.connect(button, action)
-        return button
 
     def _grid(self) -> widgets.GridBox:
         """The sliders in columns, at most four beside each other."""
         rows = max(4, -(-len(self.sliders) // 4))
         columns = max(2, -(-len(self.sliders) // rows))
-        layout = widgets.Layout(
-            grid_template_rows=f"repeat({rows}, auto)",
-            grid_template_columns=f"repeat({columns}, minmax(0, 1fr))",
-            grid_auto_flow="column",
-        )
+        layout = widgets.Layout(grid_template_rows=f"repeat({rows}, auto)", grid_auto_flow="column",
+                                grid_template_columns=f"repeat({columns}, minmax(0, 1fr))")  # fmt: skip
         return widgets.GridBox(list(self.sliders.values()), layout=layout)
 
     def _favourite_options(self) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ export function nearest(xy, x, y, k = 1) {
   return best;
 }
 
-/** What latent_map.py writes down (`map_data`), ready to draw and to decode:
+/** The points that latent_map.py writes down and a decoder, ready to draw and to decode:
  *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, inverse(x, y), labelAt(x, y)}. */
 export function latentPlane(data) {
   const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;

@@ -70,30 +70,20 @@ class Projection:
         room = 0.04 * (high - low) + 1e-6
         return np.stack([low - room, high + room], axis=1).flatten().tolist()
 
-    def grid(self, n: int) -> torch.Tensor:
-        """(n²,2) points of a grid over the extent, from the top left, row by row."""
-        x0, x1, y0, y1 = self.extent
-        y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
-        return torch.stack([x.flatten(), y.flatten()], dim=1)
 
-
-def spaced_test_images(space: Space, n: int) -> torch.Tensor:
-    """The indices of n test images, evenly spaced; of all where there are fewer."""
+def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, Projection, dict[str, Any]]:
+    """n test images, evenly spaced (all where there are fewer): their indices, their Projection, and what latent_map.js
+    draws of it."""
     total = len(space.data.test)
-    return evenly_spaced(min(n, total), total)
-
-
-def map_data(
-    space: Space, index: torch.Tensor, projection: Projection, decoder: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What latent_map.js draws and decodes: the points of the test images `index`, and the decoder (see
-    `decoder_spec`; without one the kernel decodes)."""
-    return {
+    index = evenly_spaced(min(n, total), total)
+    projection = Projection(space.test_z[index], method)
+    points = {
         "names": list(class_names(space.data.name)), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
-        "xy": packed(projection.xy), "z": packed(projection.z), "decoder": decoder, "neighbours": NEIGHBOURS,
+        "xy": packed(projection.xy), "z": packed(projection.z), "neighbours": NEIGHBOURS,
         "labels": packed(space.data.test.labels[index], "u1"),
         "matrix": None if projection.matrix is None else packed(projection.matrix),
     }  # fmt: skip
+    return index, projection, points
 
 
 # Why a widget of our own, and not jupyter-scatter: that one draws with WebGL, which is not everywhere (remote desktops,
@@ -137,9 +127,8 @@ class LatentMap(anywidget.AnyWidget):
             raise ValueError("a map needs a model, or an explorer whose model it takes")
         self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
         self.explorer = explorer
-        self.index = spaced_test_images(self.space, n)
-        self.projection = Projection(self.space.test_z[self.index], method)
-        super().__init__(data=map_data(self.space, self.index, self.projection, self._browser_decoder()))
+        self.index, self.projection, points = project_test_images(self.space, method, n)
+        super().__init__(data={**points, "decoder": self._browser_decoder()})
         self.on_msg(self._received)
 
     def _browser_decoder(self) -> dict[str, Any] | None:
@@ -157,7 +146,9 @@ class LatentMap(anywidget.AnyWidget):
 
     def plane(self, n: int) -> torch.Tensor:
         """(n²,1,28,28) the plane decoded on a grid over the extent, from the top left, row by row."""
-        return self._decoded(self.projection.grid(n))
+        x0, x1, y0, y1 = self.projection.extent
+        y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
+        return self._decoded(torch.stack([x.flatten(), y.flatten()], dim=1))
 
     def click(self, point: int) -> None:
         """Load the image of a point (an index into the map's points) into the explorer."""

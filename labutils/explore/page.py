@@ -8,7 +8,7 @@ from pathlib import Path
 from labutils.codes import covariance_root
 from labutils.data import Dataset
 from labutils.explore.decoder import HERE, SCRIPTS, decoder_spec, packed
-from labutils.explore.latent_map import Projection, map_data, spaced_test_images
+from labutils.explore.latent_map import project_test_images
 from labutils.explore.space import Model, Space, latent_space
 from labutils.pictures import png
 
@@ -34,11 +34,10 @@ def export_html(
         ValueError: a decoder with a layer that the page cannot compute.
     """
     space = latent_space(model, data)
-    index = spaced_test_images(space, n)
-    projection = Projection(space.test_z[index], method)
+    index, _, points = project_test_images(space, method, n)
     images = png(space.data.test.images[index], 50)
     page = {
-        **map_data(space, index, projection, decoder_spec(space.model, space.latent_dim)),
+        **points, "decoder": decoder_spec(space.model, space.latent_dim),
         "name": space.name, "measure": space.measure, "order": list(space.order),
         "importance": space.importance.tolist(), "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "covariance_root": packed(covariance_root(space.z)),

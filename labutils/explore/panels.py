@@ -148,7 +148,7 @@ def arithmetic(model: Model | Space, data: Dataset | None = None, expression: st
 
 def random_digits(model: Model | Space, data: Dataset | None = None, method: str = "gaussian", n: int = 60) -> Panel:
     """What does it dream? A grid of n pictures, at most POOL, decoded from random codes, for each way to draw them
-    (see Space.draw)."""
+    (see Space.pool)."""
     space = latent_space(model, data)
     sampler = ui.choice(RANDOM, "codes from", value=method)
     label = ui.class_choice(class_names(space.data.name), text="class")

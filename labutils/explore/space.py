@@ -73,10 +73,6 @@ class Space:
         """(latent_dim,) the mean code of a class."""
         return self.z[self.known.labels == label].mean(0)
 
-    def draw(self, method: str, seed: int, label: int = 0) -> torch.Tensor:
-        """A random code (latent_dim,) of the method's pool, the same for the same seed."""
-        return self.pool(method, label)[seed % POOL]
-
     def pool(self, method: str, label: int = 0) -> torch.Tensor:
         """(POOL,latent_dim) random codes, fitted once.
 
@@ -98,9 +94,8 @@ class Space:
         chosen = slice(None) if label is None else self.known.labels == label
         # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
         size, z = self.z.std(), self.z[chosen].double()
-        return size * sample_codes(
-            "mixture" if method == "mixture" else "gaussian", POOL, z / size, self.known.labels[chosen]
-        )
+        sampler = "gaussian" if method == "of a class" else method
+        return size * sample_codes(sampler, POOL, z / size, self.known.labels[chosen])
 
     @cached_property
     def _pools(self) -> dict[tuple[str, int | None], torch.Tensor]:
