@@ -180,10 +180,7 @@ class Panel:
     returns what the status line says."""
 
     def __init__(
-        self,
-        update: Callable[[], str | None],
-        controls: Sequence[widgets.Widget],
-        views: Sequence[widgets.Widget],
+        self, update: Callable[[], str | None], controls: Sequence[widgets.Widget], views: Sequence[widgets.Widget]
     ) -> None:
         self._update, self.controls, self.status = update, tuple(controls), Status()
         self.box = widgets.VBox([widgets.HTML(STYLE), row(*controls), *views, self.status.line])

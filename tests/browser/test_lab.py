@@ -75,7 +75,7 @@ def report(**figures):
 
 
 def pixels(data):
-    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(int)
 
 
 def picture_bytes(image):
