@@ -1,18 +1,17 @@
 """The map of codes: what it sends to the page, and what it answers."""
 
-import io
+import base64
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from ipywidgets.widgets import widget as ipywidgets_widget
-from PIL import Image
 from sklearn.decomposition import PCA
 from test_widgets import TINY, message, trained_like
 
 from labutils import LatentExplorer, LatentMap
-from labutils.explore.latent_map import GRID, Projection
+from labutils.explore.latent_map import Projection
 from labutils.explore.space import latent_space
 from labutils.pictures import png
 
@@ -26,8 +25,13 @@ def space(digits):
 def sent(monkeypatch):
     """What a map sends to the page."""
     messages = []
-    monkeypatch.setattr(LatentMap, "send", lambda self, content, buffers=None: messages.append((content, buffers)))
+    monkeypatch.setattr(LatentMap, "send", lambda self, content: messages.append(content))
     return messages
+
+
+def picture(images):
+    """What the kernel answers: the address of a picture."""
+    return {"picture": "data:image/png;base64," + base64.b64encode(png(images)).decode()}
 
 
 def ask(the_map, content):
@@ -36,13 +40,12 @@ def ask(the_map, content):
 
 def test_points_are_the_test_images(space):
     the_map = LatentMap(space, n=100)
-    xy = np.frombuffer(the_map.xy, np.float32).reshape(-1, 2)
-    labels = np.frombuffer(the_map.labels, np.uint8)
+    xy = np.frombuffer(base64.b64decode(the_map.data["xy"]), np.float32).reshape(-1, 2)
+    labels = np.frombuffer(base64.b64decode(the_map.data["labels"]), np.uint8)
     assert xy.shape == (100, 2)
     np.testing.assert_array_equal(labels, space.data.test.labels[the_map.index])
-    x0, x1, y0, y1 = the_map.extent
+    x0, x1, y0, y1 = the_map.data["extent"]
     assert ((xy[:, 0] > x0) & (xy[:, 0] < x1) & (xy[:, 1] > y0) & (xy[:, 1] < y1)).mean() > 0.95
-    assert Image.open(io.BytesIO(the_map.atlas)).size == (28 * GRID, 28 * GRID)
     the_map.close()
 
 
@@ -50,7 +53,7 @@ def test_hovering_is_answered_with_the_decoded_point(space, sent):
     the_map = LatentMap(space, n=100)
     ask(the_map, {"hover": [0.5, -0.25]})
     code = the_map.projection.inverse(torch.tensor([[0.5, -0.25]]))
-    assert sent == [({"picture": True}, [png(space.decode(code))])]
+    assert sent == [picture(space.decode(code))]
     the_map.close()
 
 
@@ -60,16 +63,33 @@ def test_a_conditional_decoder_is_told_the_class_of_the_nearest_image(digits, se
     for point in (5, 17, 40):
         x, y = (float(v) for v in the_map.projection.xy[point])
         ask(the_map, {"hover": [x, y]})
-        code, label = (
-            the_map.projection.inverse(torch.tensor([[x, y]])),
-            int(space.data.test.labels[the_map.index[point]]),
-        )
-        assert sent[-1] == ({"picture": True}, [png(space.decode(code, label))])
-        assert sent[-1][1] != [png(space.decode(code))]
-    atlas = np.asarray(Image.open(io.BytesIO(the_map.atlas)))
-    corner = the_map.picture_at(the_map.extent[0], the_map.extent[3])
-    np.testing.assert_array_equal(atlas[:28, :28], np.asarray(Image.open(io.BytesIO(corner))))
+        code = the_map.projection.inverse(torch.tensor([[x, y]]))
+        label = int(space.data.test.labels[the_map.index[point]])
+        assert sent[-1] == picture(space.decode(code, label))
+        assert sent[-1] != picture(space.decode(code))
+    x0, _, _, y1 = the_map.projection.extent
+    assert the_map.picture_at(x0, y1) == png(the_map.plane(4)[:1])  # the top left
     the_map.close()
+
+
+class Own(torch.nn.Module):
+    """A model of a reader's: it decodes in its own way."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.encode, self.decoder = model.encode, model.decoder
+
+    def decode(self, z, y=None):
+        return self.decoder(z).clamp(0, 1)
+
+
+def test_what_the_browser_cannot_decode_the_kernel_does(digits, space):
+    unknown_layer = trained_like(TINY)
+    unknown_layer.decoder.append(torch.nn.Softplus())
+    maps = [LatentMap(space, n=20), *(LatentMap(model, digits, n=20) for model in (unknown_layer, Own(space.model)))]
+    assert [the_map.data["decoder"] is None for the_map in maps] == [False, True, True]
+    for the_map in maps:
+        the_map.close()
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
@@ -95,7 +115,7 @@ def test_an_error_is_sent_to_the_page_and_raised(space, sent):
     the_map = LatentMap(space, n=50)
     with pytest.raises(IndexError):
         the_map._received(the_map, {"click": 10**6}, [])
-    assert "IndexError" in sent[0][0]["error"]
+    assert "IndexError" in sent[0]["error"]
     the_map.close()
 
 
@@ -124,11 +144,12 @@ def test_where_there_is_no_inverse_the_neighbours_answer(space):
     assert (between <= space.test_z[:60].max(0).values).all()
 
 
-def test_the_atlas_reads_from_the_top_left(space):
-    projection = Projection(space.test_z, "pca")
-    x0, x1, y0, y1 = projection.extent
-    corners = projection.inverse(torch.tensor([[x0, y1], [x1, y1], [x0, y0]]))
-    torch.testing.assert_close(projection.inverse(projection.grid(5)[[0, 4, 20]]), corners)
+def test_a_plane_reads_from_the_top_left(space):
+    the_map = LatentMap(space, method="pca", n=100)
+    x0, x1, y0, y1 = the_map.projection.extent
+    for cell, corner in ((0, (x0, y1)), (4, (x1, y1)), (20, (x0, y0))):
+        assert png(the_map.plane(5)[[cell]]) == the_map.picture_at(*corner)
+    the_map.close()
 
 
 @pytest.mark.parametrize(("method", "reason"), [("codes", "two units"), ("isomap", "must be one of")])

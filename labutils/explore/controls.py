@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from labutils.pictures import png
 
+NO_CLASS = -1  # the label that stands for none
 # Sizes are pixels: JupyterLab shows an output about 850 pixels wide on a screen of 1280
 STYLE = """<style>
 .labutils-pixels { image-rendering: pixelated; background: white; border: 1px solid var(--jp-border-color2, #bbb); }
@@ -27,12 +28,8 @@ STYLE = """<style>
 
 def view(width: int, height: int = 0) -> widgets.Image:
     """An image widget of so many screen pixels that shows each pixel of a picture as a square."""
-    image = widgets.Image(
-        format="png",
-        layout=widgets.Layout(
-            width=f"{width}px", height=f"{height or width}px", min_width=f"{width}px", margin="0 2px", object_fit="fill"
-        ),
-    )
+    size = {"width": f"{width}px", "min_width": f"{width}px", "height": f"{height or width}px"}
+    image = widgets.Image(format="png", layout=widgets.Layout(**size, margin="0 2px", object_fit="fill"))
     image.add_class("labutils-pixels")
     return image
 
@@ -42,25 +39,43 @@ def show(image: widgets.Image, pictures: torch.Tensor, columns: int = 0) -> None
     image.value = png(pictures, columns)
 
 
-def caption(text: str = "", width: int = 0) -> widgets.HTML:
+def caption(text: str = "", width: str = "auto") -> widgets.HTML:
     """A line of small text; HTML."""
-    line = widgets.HTML(text, layout=widgets.Layout(margin="0 2px", width=f"{width}px" if width else "auto"))
+    line = widgets.HTML(text, layout=widgets.Layout(margin="0 2px", width=width))
     line.add_class("labutils-caption")
     return line
 
 
-def button(text: str, action: Callable[[], object], tooltip: str = "", width: str = "auto") -> widgets.Button:
-    """A button that calls `action`."""
-    result = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width=width, margin="0 2px"))
-    result.on_click(lambda _: action())
-    return result
+def quiet(text: str) -> widgets.HTML:
+    """A caption in grey; plain text."""
+    return caption(f"<span class=labutils-quiet>{html.escape(text)}</span>")
 
 
-def choice(options: Any, value: Any, text: str = "", tooltip: str = "") -> widgets.Dropdown:
+def row(*parts: widgets.Widget) -> widgets.HBox:
+    """Parts beside each other, on further lines where there is no room."""
+    return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", align_items="center", margin="2px 0"))
+
+
+def control(kind: type[widgets.Widget], text: str = "", width: str = "auto", **options: Any) -> widgets.Widget:
+    """An ipywidgets control after a text."""
+    layout = widgets.Layout(width=width, margin="0 2px")
+    return kind(description=text, layout=layout, style={"description_width": "initial"}, **options)
+
+
+def choice(options: Iterable[Any], text: str = "", **more: Any) -> widgets.Dropdown:
     """A dropdown as wide as its words, after a text."""
-    return widgets.Dropdown(options=options, value=value, description=text, tooltip=tooltip or None,
-                            layout=widgets.Layout(width="auto", margin="0 2px"),
-                            style={"description_width": "initial"})  # fmt: skip
+    return control(widgets.Dropdown, text, options=list(options), **more)
+
+
+def class_choice(names: Sequence[str], none: str = "", text: str = "", **more: Any) -> widgets.Dropdown:
+    """A dropdown of classes, its value the label; with `none` also that word, its value NO_CLASS."""
+    first = [(none, NO_CLASS)] if none else []
+    return choice([*first, *((name, label) for label, name in enumerate(names))], text, **more)
+
+
+def number(text: str, value: int, last: int) -> widgets.BoundedIntText:
+    """A field for a number from 0 to `last`, after a text."""
+    return control(widgets.BoundedIntText, text, "180px", value=value, min=0, max=last)
 
 
 def code_text(z: torch.Tensor) -> str:
@@ -71,9 +86,8 @@ def code_text(z: torch.Tensor) -> str:
 def links(text: str, picture: bytes, file: str) -> str:
     """Copy and save without a round trip: the browser has both already."""
     data = base64.b64encode(picture).decode()
-    look = (
-        "class='jupyter-button' style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
-    )
+    style = "padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important"
+    look = f"class='jupyter-button' style='{style}'"
     return (
         f"<div style='display: flex'><button {look} data-code='{text}' "
         "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
@@ -95,20 +109,21 @@ def bars(shares: list[float], names: tuple[str, ...]) -> str:
 
 class Status:
     """The last line of a panel: what it did last, or what went wrong. No exception vanishes: it is shown here, kept as
-    `error`, and raised on."""
+    `error` until something works, and raised on."""
 
     def __init__(self) -> None:
         self.line = caption()
         self.error: Exception | None = None
 
     def say(self, text: str) -> None:
+        """Show what worked; an error before it is forgotten."""
         self.error = None
         self.line.remove_class("labutils-error")
         self.line.value = html.escape(text)
 
     @contextmanager
-    def watching(self, *, mends: bool = True) -> Iterator[None]:
-        """Show what goes wrong inside; with `mends`, what went wrong before is forgotten if nothing does."""
+    def watching(self) -> Iterator[None]:
+        """Show what goes wrong inside, or in the function that this decorates."""
         try:
             yield
         except Exception as error:
@@ -116,8 +131,18 @@ class Status:
             self.line.add_class("labutils-error")
             self.line.value = html.escape(f"{type(error).__name__}: {error}")
             raise
-        if self.error and mends:
-            self.say("")
+
+    def watch(self, part: widgets.Widget, action: Callable[[Any], object]) -> None:
+        """Call `action` with each new value of a control; what goes wrong is shown."""
+        watched = self.watching()(action)
+        part.observe(lambda change: watched(change["new"]), "value")
+
+    def button(self, text: str, action: Callable[[], object], tooltip: str = "") -> widgets.Button:
+        """A button that calls `action`; what goes wrong is shown."""
+        layout = widgets.Layout(width="auto", margin="0 2px")
+        button, watched = widgets.Button(description=text, tooltip=tooltip, layout=layout), self.watching()(action)
+        button.on_click(lambda _: watched())
+        return button
 
 
 class Later:
@@ -151,21 +176,16 @@ def close_all(widget: widgets.Widget) -> None:
 
 
 class Panel:
-    """Controls above pictures, and a status line. `update` draws everything anew; a control that moves calls it."""
+    """Controls above pictures, and a status line. A control that moves calls `update`, which draws everything anew and
+    returns what the status line says."""
 
     def __init__(
         self, update: Callable[[], str | None], controls: Sequence[widgets.Widget], views: Sequence[widgets.Widget]
     ) -> None:
-        self._update = update
-        self.status = Status()
-        self.controls = tuple(controls)
-        line = widgets.Layout(flex_flow="row wrap", align_items="center")
-        self.box = widgets.VBox(
-            [widgets.HTML(STYLE), widgets.HBox(self.controls, layout=line), *views, self.status.line]
-        )
-        for control in self.controls:
-            if control.has_trait("value"):
-                control.observe(lambda change: self.update(), "value")
+        self._update, self.controls, self.status = update, tuple(controls), Status()
+        self.box = widgets.VBox([widgets.HTML(STYLE), row(*controls), *views, self.status.line])
+        for part in controls:
+            part.observe(lambda change: self.update(), "value")
         self.update()
 
     def update(self) -> None:
@@ -175,13 +195,10 @@ class Panel:
             Exception: whatever went wrong; the status line says it too.
         """
         with self.status.watching():
-            if (text := self._update()) is not None:
-                self.status.say(text)
+            self.status.say(self._update() or "")
 
     def close(self) -> None:
         """Remove the panel from the page and the kernel."""
-        for control in self.controls:
-            control.unobserve_all()
         close_all(self.box)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-// A decoder in plain JavaScript: the layers that labutils.export writes down, for one code at a time.
+// A decoder in plain JavaScript: the layers that decoder.py writes down, for one code at a time.
 // Maps are (height, width, channels), flat, the last index fastest: the inner loop runs over neighbours in memory.
 
 const ACTIVATIONS = {
@@ -18,17 +18,8 @@ function erf(x) {
   return Math.sign(x) * (1 - p * Math.exp(-x * x));
 }
 
-/** weight (inputs, outputs): row i is what input i adds to the outputs. */
-function linear(layer, x) {
-  const { inputs, outputs, weight, bias } = layer, y = Float32Array.from(bias);
-  for (let i = 0; i < inputs; i++) {
-    const v = x[i], row = i * outputs;
-    if (v !== 0) for (let o = 0; o < outputs; o++) y[o] += v * weight[row + o];
-  }
-  return y;
-}
-
-/** Both kinds of convolution scatter or gather along the same lines. weight (kernel, kernel, inputs, outputs). */
+/** Both kinds of convolution scatter or gather along the same lines; a dense layer is one of a single pixel.
+ *  weight (kernel, kernel, inputs, outputs). */
 function convolution(layer, x, transposed) {
   const { kernel, stride, padding, inputs, outputs, size: [h, w], to: [H, W], weight, bias } = layer;
   const y = new Float32Array(H * W * outputs);
@@ -50,8 +41,7 @@ function convolution(layer, x, transposed) {
 
 function run(layers, x) {
   for (const layer of layers) {
-    if (layer.kind === "linear") x = linear(layer, x);
-    else if (layer.kind === "conv") x = convolution(layer, x, false);
+    if (layer.kind === "conv") x = convolution(layer, x, false);
     else if (layer.kind === "conv_transposed") x = convolution(layer, x, true);
     else if (layer.kind === "residual") { const y = run(layer.layers, x); x = x.map((v, i) => v + y[i]); }
     else x = x.map(ACTIVATIONS[layer.kind](layer));
@@ -59,16 +49,20 @@ function run(layers, x) {
   return x;
 }
 
-/** spec: {layers, latent_dim, labels}; weights: Float32Array that the layers' [offset, length] pairs point into.
- *  Returns decode(z, label): Float32Array of 784 pixels in [0, 1]. Without labels, or for label −1, none is told. */
-export function makeDecoder(spec, weights) {
-  const bind = (layers) => layers.map((layer) => ({
-    ...layer,
-    ...(layer.weight && { weight: weights.subarray(layer.weight[0], layer.weight[0] + layer.weight[1]) }),
-    ...(layer.bias && { bias: weights.subarray(layer.bias[0], layer.bias[0] + layer.bias[1]) }),
-    ...(layer.layers && { layers: bind(layer.layers) }),
-  }));
-  const layers = bind(spec.layers);
+/** Arrays travel as base64. */
+export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+export const floats = (text) => new Float32Array(bytes(text).buffer);
+
+const unpacked = (layers) => layers.map((layer) => ({
+  ...layer,
+  ...(layer.weight && { weight: floats(layer.weight), bias: floats(layer.bias) }),
+  ...(layer.layers && { layers: unpacked(layer.layers) }),
+}));
+
+/** spec: {layers, latent_dim, labels}. Returns decode(z, label): Float32Array of 784 pixels in [0, 1]. Without labels,
+ *  or for label −1, the decoder reads none. */
+export function makeDecoder(spec) {
+  const layers = unpacked(spec.layers);
   return (z, label = -1) => {
     const x = new Float32Array(spec.latent_dim + spec.labels);
     x.set(z);
@@ -80,6 +74,7 @@ export function makeDecoder(spec, weights) {
 /** 784 pixels in [0, 1] → an image of dark ink on white for a canvas. */
 export function toImage(pixels) {
   const image = new ImageData(28, 28);
-  pixels.forEach((v, i) => image.data.set([0, 0, 0, 255].map((w, k) => (k < 3 ? 255 * (1 - v) : w)), 4 * i));
+  image.data.fill(255);
+  pixels.forEach((v, i) => image.data.fill(255 * (1 - v), 4 * i, 4 * i + 3));
   return image;
 }

@@ -34,36 +34,32 @@ def epoch_gallery(
         ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
     """
     if config.model == "classifier" or config.latent_dim < 2:
-        raise ValueError(
-            f"a gallery shows decoded codes and maps of them: model={config.model!r}, latent_dim={config.latent_dim} "
-            "has none; take an autoencoder or a VAE with two units or more"
-        )
+        shape = f"model={config.model!r}, latent_dim={config.latent_dim}"
+        raise ValueError(f"a gallery needs an autoencoder or a VAE with two units or more, not {shape}")
     root = Path(folder) / data.name / config.model
     noise = sample_normal(64, config.latent_dim)
     known, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
-    images, labels = known.images, known.labels
-    two, five = (int((labels == label).nonzero()[0]) for label in (2, 5))
+    two, five = (int((known.labels == label).nonzero()[0]) for label in (2, 5))
 
-    def path(name: str, file: str) -> Path:
+    def path(name: str, epoch: int, ending: str) -> Path:
         (root / name).mkdir(parents=True, exist_ok=True)
-        return root / name / file
+        return root / name / f"epoch_{epoch:03}.{ending}"
 
     def draw(model: nn.Module, epoch: int) -> None:
-        z = encode_images(model, images)
+        z = encode_images(model, known.images)
         shaped = z.mean(0) + noise @ covariance_root(z).T
+        rebuilt = reconstruct(model, shown.images, shown.labels)
         pictures: dict[str, Figure] = {
             "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
-            "reconstructions": plot_images(
-                {"x": shown.images, "x_hat": reconstruct(model, shown.images, shown.labels)}
-            ),
+            "reconstructions": plot_images({"x": shown.images, "x_hat": rebuilt}),
             "interpolation": plot_images({"2 → 5": decode_codes(model, interpolate(z[two], z[five]))}),
         }
         for method in maps:
             points = {f"{method}, epoch {epoch}": project(z, method)}
-            pictures[f"codes_{method}"] = plot_projections(points, labels.numpy(), class_names(data.name))
+            pictures[f"codes_{method}"] = plot_projections(points, known.labels.numpy(), class_names(data.name))
         for name, picture in pictures.items():
-            picture.savefig(path(name, f"epoch_{epoch:03}.png"), dpi=90)
-        path("checkpoints", f"epoch_{epoch:03}.safetensors").write_bytes(weights_file(model, config))
+            picture.savefig(path(name, epoch, "png"), dpi=90)
+        path("checkpoints", epoch, "safetensors").write_bytes(weights_file(model, config))
 
     return draw

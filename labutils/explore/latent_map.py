@@ -1,7 +1,7 @@
 """LatentMap: the codes of thousands of test images in two dimensions, decoded under the mouse."""
 
-from pathlib import Path
-from typing import Any, Protocol
+import base64
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import numpy as np
@@ -10,22 +10,16 @@ import traitlets
 
 from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
+from labutils.explore.decoder import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
+from labutils.models import VAE, ConvAutoencoder
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS, class_names
 
-METHODS = ("codes", "pca", "tsne", "umap")
+if TYPE_CHECKING:
+    from labutils.explore.explorer import LatentExplorer
+
 NEIGHBOURS = 8  # codes that are averaged where a projection has no inverse
-GRID = 24  # pictures along an edge of the atlas
-SCRIPT = Path(__file__).parent / "latent_map.js"
-
-
-class Explorer(Protocol):
-    """What a map needs of the explorer beside it."""
-
-    space: Space
-
-    def from_image(self, index: int) -> None: ...
 
 
 class Projection:
@@ -33,25 +27,27 @@ class Projection:
 
     Args:
         z: (N,latent_dim) codes.
-        method: "codes" (both units of a 2-D model as they are), "pca", "tsne" or "umap".
+        method: "codes" (both units of a 2-D model as they are), "pca", "tsne" or "umap"; None takes "codes" where there
+            are two units, else "pca".
 
     Attributes:
         xy: (N,2) float32.
+        matrix: (3,latent_dim), (x, y, 1) times it is the code of a point; None where the projection is not linear.
     """
 
-    def __init__(self, z: torch.Tensor, method: str) -> None:
-        if method not in METHODS:
-            raise ValueError(f"method={method!r} must be one of {', '.join(METHODS)}")
-        if method == "codes" and z.shape[1] != 2:
-            raise ValueError(f"method='codes' draws codes of two units as they are, and these have {z.shape[1]}")
-        if z.shape[1] < 2:
+    def __init__(self, z: torch.Tensor, method: str | None = None) -> None:
+        units = z.shape[1]
+        if units < 2:
             raise ValueError("a code of one unit has no map: take a model with two units or more")
-        self.z, self.method = z, method
-        self.xy = (z.numpy() if method == "codes" else project(z, method)).astype(np.float32)
-        # the inverse of a linear projection, other directions at their mean, is a least-squares fit of z to (x, y, 1)
-        plane = np.column_stack([self.xy, np.ones(len(self.xy))])
-        self.linear = method in ("codes", "pca")
-        self.matrix = torch.from_numpy(np.linalg.lstsq(plane, z.double().numpy(), rcond=None)[0]).float()
+        if method == "codes" and units != 2:
+            raise ValueError(f"method='codes' draws codes of two units as they are, and these have {units}")
+        self.z, self.method = z, method or ("codes" if units == 2 else "pca")
+        self.xy = (z.numpy() if self.method == "codes" else project(z, self.method)).astype(np.float32)
+        self.matrix: torch.Tensor | None = None
+        if self.method in ("codes", "pca"):
+            # the inverse of a linear projection, other directions at their mean, is a least-squares fit of z to it
+            plane = np.column_stack([self.xy, np.ones(len(self.xy))])
+            self.matrix = torch.from_numpy(np.linalg.lstsq(plane, z.double().numpy(), rcond=None)[0]).float()
 
     def nearest(self, xy: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Points (M,2) → the k codes that are drawn nearest to each: distances and indices, (M,k)."""
@@ -61,7 +57,7 @@ class Projection:
     def inverse(self, xy: torch.Tensor) -> torch.Tensor:
         """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the mean of the nearest
         codes, the nearer the heavier."""
-        if self.linear:
+        if self.matrix is not None:
             return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
         distances, nearest = self.nearest(xy, NEIGHBOURS)
         weight = 1 / (distances.square() + 1e-9)
@@ -72,22 +68,22 @@ class Projection:
         """[x0, x1, y0, y1] of the middle 99.8 % of the points, with a little room."""
         low, high = np.quantile(self.xy, [0.001, 0.999], axis=0)
         room = 0.04 * (high - low) + 1e-6
-        (x0, y0), (x1, y1) = low - room, high + room
-        return [float(value) for value in (x0, x1, y0, y1)]
-
-    def grid(self, n: int) -> torch.Tensor:
-        """(n²,2) points of a grid over the extent, from the top left, row by row."""
-        x0, x1, y0, y1 = self.extent
-        y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
-        return torch.stack([x.flatten(), y.flatten()], dim=1)
+        return np.stack([low - room, high + room], axis=1).flatten().tolist()
 
 
-def projected(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, Projection]:
-    """Up to n evenly spaced test images: their indices, and their codes in two dimensions. No method means "codes"
-    where there are two units, else "pca"."""
+def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, Projection, dict[str, Any]]:
+    """n test images, evenly spaced (all where there are fewer): their indices, their Projection, and what latent_map.js
+    draws of it."""
     total = len(space.data.test)
     index = evenly_spaced(min(n, total), total)
-    return index, Projection(space.test_z[index], method or ("codes" if space.latent_dim == 2 else "pca"))
+    projection = Projection(space.test_z[index], method)
+    points = {
+        "names": list(class_names(space.data.name)), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
+        "xy": packed(projection.xy), "z": packed(projection.z), "neighbours": NEIGHBOURS,
+        "labels": packed(space.data.test.labels[index], "u1"),
+        "matrix": None if projection.matrix is None else packed(projection.matrix),
+    }  # fmt: skip
+    return index, projection, points
 
 
 # Why a widget of our own, and not jupyter-scatter: that one draws with WebGL, which is not everywhere (remote desktops,
@@ -99,27 +95,23 @@ class LatentMap(anywidget.AnyWidget):
 
         LatentMap("vae2", explorer=explorer)
 
+    The browser decodes; where it cannot (a network of your own, a layer that decoder.js does not know) the kernel does.
+
     Args:
         model: see LatentExplorer; None means the explorer's.
         data: see LatentExplorer.
-        method: "codes" for two units as they are, "pca", "tsne" or "umap"; None takes "codes" where there are two
-            units, else "pca".
+        method: see Projection.
         n: how many test images, evenly spaced.
         explorer: a LatentExplorer of the same model.
 
     Attributes:
         clicked: the index of the test image that was clicked last, or −1.
+        index: (N,) the test images on the map.
         projection: see Projection.
     """
 
-    _esm = SCRIPT
-    xy = traitlets.Bytes().tag(sync=True)
-    labels = traitlets.Bytes().tag(sync=True)
-    names: traitlets.List = traitlets.List().tag(sync=True)
-    colours: traitlets.List = traitlets.List().tag(sync=True)
-    extent: traitlets.List = traitlets.List().tag(sync=True)
-    grid = traitlets.Int(GRID).tag(sync=True)
-    atlas = traitlets.Bytes().tag(sync=True)
+    _esm = SCRIPTS
+    data: traitlets.Dict = traitlets.Dict().tag(sync=True)
     clicked = traitlets.Int(-1)
 
     def __init__(
@@ -129,21 +121,24 @@ class LatentMap(anywidget.AnyWidget):
         method: str | None = None,
         *,
         n: int = 3000,
-        explorer: Explorer | None = None,
+        explorer: "LatentExplorer | None" = None,
     ) -> None:
         if model is None and explorer is None:
             raise ValueError("a map needs a model, or an explorer whose model it takes")
         self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
         self.explorer = explorer
-        self.index, self.projection = projected(self.space, method, n)
-        self._labels = self.space.data.test.labels[self.index]
-        names = class_names(self.space.data.name)
-        super().__init__(
-            xy=self.projection.xy.tobytes(), labels=self._labels.byte().numpy().tobytes(), names=list(names),
-            colours=list(DIGIT_COLOURS), extent=self.projection.extent,
-            atlas=png(self.plane(GRID), GRID),
-        )  # fmt: skip
+        self.index, self.projection, points = project_test_images(self.space, method, n)
+        super().__init__(data={**points, "decoder": self._browser_decoder()})
         self.on_msg(self._received)
+
+    def _browser_decoder(self) -> dict[str, Any] | None:
+        """The decoder for the browser, None where only Python knows how this model decodes."""
+        if not isinstance(self.space.model, (ConvAutoencoder, VAE)):
+            return None
+        try:
+            return decoder_spec(self.space.model, self.space.latent_dim)
+        except ValueError:
+            return None
 
     def picture_at(self, x: float, y: float) -> bytes:
         """The PNG of the decoded point."""
@@ -151,7 +146,9 @@ class LatentMap(anywidget.AnyWidget):
 
     def plane(self, n: int) -> torch.Tensor:
         """(n²,1,28,28) the plane decoded on a grid over the extent, from the top left, row by row."""
-        return self._decoded(self.projection.grid(n))
+        x0, x1, y0, y1 = self.projection.extent
+        y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
+        return self._decoded(torch.stack([x.flatten(), y.flatten()], dim=1))
 
     def click(self, point: int) -> None:
         """Load the image of a point (an index into the map's points) into the explorer."""
@@ -165,13 +162,15 @@ class LatentMap(anywidget.AnyWidget):
         super().close()
 
     def _decoded(self, xy: torch.Tensor) -> torch.Tensor:
-        labels = self._labels[self.projection.nearest(xy)[1][:, 0]] if self.space.conditional else None
+        labels = self.space.data.test.labels[self.index[self.projection.nearest(xy)[1][:, 0]]]
         return self.space.decode(self.projection.inverse(xy), labels)
 
     def _received(self, widget: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
+        """Answer the page; an error is shown under the map, and raised."""
         try:
             if "hover" in content:
-                self.send({"picture": True}, [self.picture_at(*content["hover"])])
+                picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
+                self.send({"picture": f"data:image/png;base64,{picture}"})
             elif "click" in content:
                 self.click(content["click"])
         except Exception as error:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,15 +53,15 @@ class Space:
         return getattr(self.model, "conditional", False)
 
     def decode(self, z: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
-        """codes (N,latent_dim), and for a conditional_vae one label or (N,) → images (N,1,28,28) in [0,1]."""
+        """codes (N,latent_dim), one label or (N,), read by a conditional_vae only → images (N,1,28,28) in [0,1]."""
         device = next(self.model.parameters()).device
-        labels = None if y is None else torch.as_tensor(y, device=device).expand(len(z))
+        labels = None if y is None or not self.conditional else torch.as_tensor(y, device=device).expand(len(z))
         # to set the mode of every layer takes as long as decoding one code: only where it is not set already
         with eval_mode(self.model) if self.model.training else torch.inference_mode():
             return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
 
     def encode(self, images: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
-        """images (N,1,28,28), for a conditional_vae one label or (N,) → codes (N,latent_dim)."""
+        """images (N,1,28,28), labels as in `decode` → codes (N,latent_dim)."""
         return encode_images(self.model, images, y)
 
     @cached_property
@@ -72,36 +73,29 @@ class Space:
         """(latent_dim,) the mean code of a class."""
         return self.z[self.known.labels == label].mean(0)
 
-    def draw(self, method: str, seed: int, label: int = 0) -> torch.Tensor:
-        """A random code (latent_dim,), the same for the same seed.
+    def pool(self, method: str, label: int = 0) -> torch.Tensor:
+        """(POOL,latent_dim) random codes, fitted once.
 
         Args:
             method: "prior" N(0, I); "uniform" within the units' ranges; "gaussian", "mixture" fitted to the codes of
                 all known images; "of a class" a Gaussian fitted to those with the label.
         """
-        if method == "uniform":
-            share = torch.rand(self.latent_dim, generator=torch.Generator().manual_seed(seed))
-            return self.low + share * (self.high - self.low)
-        return self.pool(method, label)[seed % POOL]
+        key = method, label if method == "of a class" else None
+        if key not in self._pools:
+            self._pools[key] = self._sampled(*key)
+        return self._pools[key]
 
-    def pool(self, method: str, label: int = 0) -> torch.Tensor:
-        """(POOL,latent_dim) random codes of a method, fitted once."""
-        if method == "uniform":
-            return torch.stack([self.draw(method, seed) for seed in range(POOL)])
+    def _sampled(self, method: str, label: int | None) -> torch.Tensor:
         if method == "prior":
             return sample_normal(POOL, self.latent_dim)
-        of = label if method == "of a class" else None
-        if (method, of) not in self._pools:
-            self._pools[method, of] = self.fitted(method if of is None else "gaussian", POOL, label=of)
-        return self._pools[method, of]
-
-    def fitted(self, method: str, n: int, seed: int = 0, label: int | None = None) -> torch.Tensor:
-        """(n,latent_dim) random codes by one of latent.SAMPLERS other than "prior", fitted to the known codes, or to
-        those with a label."""
-        mine = slice(None) if label is None else self.known.labels == label
+        if method == "uniform":
+            share = torch.rand(POOL, self.latent_dim, generator=torch.Generator().manual_seed(0))
+            return self.low + share * (self.high - self.low)
+        chosen = slice(None) if label is None else self.known.labels == label
         # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
-        size = self.z.std()
-        return size * sample_codes(method, n, self.z[mine].double() / size, self.known.labels[mine], seed)
+        size, z = self.z.std(), self.z[chosen].double()
+        sampler = "gaussian" if method == "of a class" else method
+        return size * sample_codes(sampler, POOL, z / size, self.known.labels[chosen])
 
     @cached_property
     def _pools(self) -> dict[tuple[str, int | None], torch.Tensor]:
@@ -126,42 +120,40 @@ class Space:
 
     @cached_property
     def _usual_errors(self) -> np.ndarray:
-        some = to_float(subset(self.data.test, min(200, len(self.data.test))).images)
-        return np.sort([float(self.nearest(image, 1)[1]) for image in some])
+        images = subset(self.data.test, min(200, len(self.data.test))).images
+        return np.sort([float(self.nearest(image, 1)[1]) for image in to_float(images)])
 
     def code_rank(self, z: torch.Tensor) -> float:
         """The share in [0,1] of known codes that lie nearer to their centre than z (latent_dim,), by Mahalanobis'
         distance over the units that vary: a sleeping unit's value means nothing to the decoder."""
-        awake, centre, inverse, distances = self._shape
-        d = (z - centre)[awake]
-        return float(np.searchsorted(distances, float(d @ inverse @ d)) / len(distances))
+        awake, normal, distances = self._shape
+        return float(np.searchsorted(distances, normal.mahalanobis(z[None, awake].numpy())[0]) / len(distances))
+
+    @cached_property
+    def _shape(self) -> tuple[torch.Tensor, Any, np.ndarray]:
+        """The units that vary, the normal distribution of their codes, and the codes' distances in order."""
+        from sklearn.covariance import ShrunkCovariance
+
+        variance = self.z.var(0)
+        awake = variance > 0.01 * variance.max()
+        codes = self.z[:, awake].double().numpy()
+        normal = ShrunkCovariance(shrinkage=1e-4).fit(codes)
+        return awake, normal, np.sort(normal.mahalanobis(codes))
 
     def statistics(self) -> dict[str, float]:
         """The codes in numbers: units, active_units (a variance above 0.01, Burda et al. 2016, section 5.2), the mean
         |correlation| of two active units, and kurtosis, the mean excess of the active units' fourth moment (0 for a
         normal distribution)."""
         active = self.z[:, self.z.var(0) > 0.01]
-        if not active.shape[1]:
-            return {"units": self.latent_dim, "active_units": 0, "correlation": 0.0, "kurtosis": 0.0}
+        units = active.shape[1]
         standard = (active - active.mean(0)) / active.std(0)
-        correlation = torch.atleast_2d(torch.corrcoef(active.T))
-        pairs = ~torch.eye(len(correlation), dtype=torch.bool)
+        correlation = standard.T @ standard / (len(active) - 1)
         return {
             "units": self.latent_dim,
-            "active_units": active.shape[1],
-            "correlation": float(correlation[pairs].abs().mean()) if len(correlation) > 1 else 0.0,
-            "kurtosis": float(standard.pow(4).mean() - 3),
+            "active_units": units,
+            "correlation": float((correlation.abs().sum() - units) / max(1, units * (units - 1))),
+            "kurtosis": float(standard.pow(4).mean() - 3) if units else 0.0,
         }
-
-    @cached_property
-    def _shape(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
-        variance = self.z.var(0)
-        awake = variance > 0.01 * variance.max()
-        covariance = torch.atleast_2d(self.z[:, awake].T.cov())
-        inverse = torch.linalg.inv(covariance + 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance)))
-        centre = self.z.mean(0)
-        d = (self.z - centre)[:, awake]
-        return awake, centre, inverse, np.sort(((d @ inverse) * d).sum(1).numpy())
 
 
 def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 5000) -> Space:
@@ -179,7 +171,7 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
         raise ValueError(f"n={n} must be at least 10: the codes of fewer images tell nothing")
     if isinstance(model, Space):
         return model
-    name, network, dataset = _named(model)
+    name, network, dataset = named_model(model)
     if not hasattr(network, "decode"):
         raise ValueError(f"a {type(network).__name__} decodes nothing: take an autoencoder or a VAE")
     if data is None and dataset is None:
@@ -197,7 +189,7 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
     return Space(name, network, data, known, z, low - missing, high + missing, importance, order, measure)
 
 
-def _named(model: Model) -> tuple[str, nn.Module, str | None]:
+def named_model(model: Model) -> tuple[str, nn.Module, str | None]:
     """A name to show, the model, and the data set it was trained on where that is known."""
     if isinstance(model, nn.Module):
         return type(model).__name__, model, None

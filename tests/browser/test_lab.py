@@ -75,7 +75,7 @@ def report(**figures):
 
 
 def pixels(data):
-    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(int)
 
 
 def picture_bytes(image):
@@ -201,7 +201,7 @@ def smoke(monkeypatch):
 
 def place(canvas, the_map, xy):
     """Where a point of a map is on the screen."""
-    box, (x0, x1, y0, y1) = canvas.bounding_box(), the_map.extent
+    box, (x0, x1, y0, y1) = canvas.bounding_box(), the_map.projection.extent
     inner = [box["width"] - 30, box["height"] - 30]
     x, y = map(float, xy)
     return box["x"] + 15 + (x - x0) / (x1 - x0) * inner[0], box["y"] + 15 + (y1 - y) / (y1 - y0) * inner[1]
@@ -227,7 +227,7 @@ def test_a_click_on_the_map_loads_the_digit(notebook, smoke):
     the_map = LatentMap("vae16", smoke)
     xy = the_map.projection.xy
     distances = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))
-    x0, x1, y0, y1 = the_map.extent
+    x0, x1, y0, y1 = the_map.projection.extent
     inside = ((xy > [x0, y0]) & (xy < [x1, y1])).all(1)
     point = int(np.where(inside, distances.min(1), 0).argmax())  # the loneliest: the click means it alone
     notebook.mouse.click(*place(canvas, the_map, xy[point]))

@@ -1,19 +1,16 @@
 """The exported page, opened from a file: no server, no network, the same pictures as Python's."""
 
-import base64
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from browser_places import SEEN
-from PIL import Image
 
 from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE
 from labutils.config import Config
-from labutils.explore.latent_map import GRID, LatentMap
-from labutils.explore.page import HERE, _inlined, export_html
+from labutils.explore.latent_map import LatentMap
+from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
 from labutils.models import build_model
 
@@ -73,9 +70,9 @@ def test_the_page_decodes_as_python_does(page, name, digits, tmp_path):
     got = page.evaluate("([z, y]) => z.map((code, i) => Array.from(labutils.decode(code, y[i])))", [z.tolist(), labels])
     expected = space.decode(z, torch.tensor(labels) if space.conditional else None).flatten(1).numpy()
     at = LatentMap(space, n=150).projection.xy[:20]  # where an image is, a conditional decoder is told its class
-    told = page.evaluate("(xy) => xy.map(([x, y]) => labutils.told(x, y))", at.tolist())
+    label_at = page.evaluate("(xy) => xy.map(([x, y]) => labutils.labelAt(x, y))", at.tolist())
     index = torch.arange(150) * len(digits.test) // 150
-    assert told == (digits.test.labels[index[:20]].tolist() if space.conditional else [-1] * 20)
+    assert label_at == (digits.test.labels[index[:20]].tolist() if space.conditional else [-1] * 20)
     assert expected.std() > 0.02, "pictures that differ"
     assert np.abs(np.array(got) - expected).max() < 1e-3
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
@@ -122,29 +119,9 @@ def test_the_map_of_the_page_hovers_and_clicks(page, digits, tmp_path, method):
     got = page.evaluate("(xy) => xy.map(([x, y]) => Array.from(labutils.inverse(x, y)))", xy)
     torch.testing.assert_close(torch.tensor(got), the_map.projection.inverse(torch.tensor(xy)), rtol=1e-3, atol=1e-3)
     the_map.close()
-    x0, x1, y0, y1 = the_map.extent
+    x0, x1, y0, y1 = the_map.projection.extent
     px, py = the_map.projection.xy[20]
     u = box["x"] + 15 + (px - x0) / (x1 - x0) * (box["width"] - 30)
     v = box["y"] + 15 + (y1 - py) / (y1 - y0) * (box["height"] - 30)
     page.mouse.click(float(u), float(v))
     assert "started from test image" in page.locator("#status").inner_text()
-
-
-def test_a_map_without_kernel_and_decoder_answers_from_its_atlas(page, digits, tmp_path):
-    the_map = LatentMap(latent_space(busy(replace(BASELINE, latent_dim=2)), digits, n=200), n=100)
-    encoded = {name: base64.b64encode(getattr(the_map, name)).decode() for name in ("xy", "labels", "atlas")}
-    data = {**encoded, "names": the_map.names, "colours": the_map.colours, "extent": the_map.extent, "grid": GRID}
-    script = f"""{_inlined(HERE / "latent_map.js")}
-        const data = {data};
-        const bytes = (name) => Uint8Array.from(atob(data[name]), (c) => c.charCodeAt(0));
-        latentMap(document.body, {{...data, xy: new Float32Array(bytes("xy").buffer), labels: bytes("labels"),
-                                   atlas: "data:image/png;base64," + data.atlas}});"""
-    (tmp_path / "map.html").write_text(f"<!doctype html><body><script type=module>{script}</script>", encoding="utf-8")
-    page.goto((tmp_path / "map.html").as_uri())
-    box = page.locator("canvas").bounding_box()
-    page.mouse.move(box["x"] + 16, box["y"] + 16)  # the top left cell
-    source = page.locator(".latent-map-picture").get_attribute("src")
-    got = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("L")).astype(int)
-    atlas = np.asarray(Image.open(io.BytesIO(the_map.atlas))).astype(int)
-    assert np.abs(got - atlas[:28, :28]).max() <= 1
-    the_map.close()
