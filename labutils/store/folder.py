@@ -12,10 +12,10 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,38 +26,16 @@ from labutils.config import Config
 from labutils.data import Dataset
 from labutils.paths import runs_dir, scale
 from labutils.store.checkpoint import Checkpoint
-from labutils.store.files import PARSE_ERRORS, json_sum, sha256, write, write_atomically
+from labutils.store.files import json_sum, sha256, write, write_atomically
 from labutils.store.key import hash_of, of_today, recipe, revision, torch_version
-from labutils.store.weights import WRITER, RunError, Stored, read_model, read_weights, unpack, weights_file
+from labutils.store.weights import WRITER, RunError, Stored, read_model, read_weights, reading, unpack, weights_file
 
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 
 
-class Record(NamedTuple):
-    """The small files of a stored run, verified: what made it, the fields of its config, its metrics."""
-
-    manifest: dict[str, Any]
-    config: dict[str, Any]
-    metrics: dict[str, float]
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Make a RunError of whatever reading a file or folder of the store can raise."""
-    try:
-        yield
-    except (OSError, *PARSE_ERRORS) as error:
-        raise RunError(f"{path} cannot be read as it was stored ({type(error).__name__}: {error})") from error
-
-
-def out_of_reach(error: RunError) -> bool:
-    """Return whether the reason says nothing about the run: the disk, the permissions, too many open files."""
-    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, missing)
-
-
-def read_record(path: Path, key: str | None = None) -> Record:
-    """Return what a stored run says of itself, or raise a RunError; `key` says which run it has to be."""
+def read_record(path: Path, key: str | None = None) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """Return a stored run's manifest, the fields of its config and its metrics, verified, or raise a RunError; `key`
+    says which run it has to be."""
     with reading(path):
         manifest = json.loads((path / "MANIFEST.json").read_bytes())
         if manifest.pop("sha256") != json_sum(manifest):
@@ -67,24 +45,20 @@ def read_record(path: Path, key: str | None = None) -> Record:
             raise ValueError("it holds another run than its name or its manifest says")
         if (threads := metrics.pop("threads", 1)) != 1:  # the first edition chose their number, and kept it here
             raise ValueError(f"it was trained with {threads} threads, which may give other numbers")
-        return Record(manifest, config, metrics)
+        return manifest, config, metrics
 
 
 def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
     """Return a file of a stored run, or raise a RunError: it has to be the one that the manifest was written for."""
     with reading(path):
         content = (path / name).read_bytes()
-        if manifest["files"][name] != _fingerprint(content):
+        if manifest["files"][name]["sha256"] != sha256(content):
             raise ValueError(f"{name} is not the file that was stored")
         return content
 
 
 def read_run(path: Path, key: str | None = None) -> Stored:
-    """Return a stored run, every byte verified; `key` says which run it has to be.
-
-    Raises:
-        RunError: a file differs from the manifest, or the folder holds another run.
-    """
+    """Return a stored run, every byte verified, or raise a RunError; `key` says which run it has to be."""
     manifest, config, metrics = read_record(path, key)
     history = read_content(path, manifest, "history.csv")
     read_content(path, manifest, "model.safetensors")
@@ -97,8 +71,7 @@ def find_run(key: str) -> Stored | None:
     """Return the stored run of a key; None where there is none. A damaged one is set aside, with a warning.
 
     Raises:
-        RunError: it cannot be read now (permissions, too many open files), which says nothing about it.
-        OSError: it is damaged and cannot be set aside.
+        OSError: it cannot be read now, which says nothing about it; or it is damaged and cannot be set aside.
     """
     path = runs_dir() / key
     if not path.exists():
@@ -106,8 +79,6 @@ def find_run(key: str) -> Stored | None:
     try:
         return read_run(path, key)
     except RunError as error:
-        if out_of_reach(error):
-            raise
         aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
         with suppress(FileNotFoundError):  # another process was faster
             path.rename(aside)
@@ -128,7 +99,7 @@ def write_run(
     manifest: dict[str, Any] = {
         "key": key,
         "made_from": {"data": data.checksum, "code": recipe(config.model), "torch": torch_version()},
-        "files": {name: _fingerprint(value) for name, value in content.items()},
+        "files": {name: {"size": len(value), "sha256": sha256(value)} for name, value in content.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "scale": scale().name,
         "platform": f"{sys.platform} {platform.machine()}",
@@ -136,8 +107,8 @@ def write_run(
     }
     manifest["sha256"] = json_sum(manifest)
     path = runs_dir() / key
-    scratch = unfinished_dir() / f"writing-{os.urandom(4).hex()}"
-    scratch.mkdir()  # not by tempfile, whose folders nobody else may read
+    scratch = runs_dir() / "unfinished" / f"writing-{os.urandom(4).hex()}"
+    scratch.mkdir(parents=True)  # not by tempfile, whose folders nobody else may read
     try:
         for name, value in (*content.items(), ("MANIFEST.json", json.dumps(manifest, indent=1).encode())):
             write(scratch / name, value)
@@ -150,35 +121,20 @@ def write_run(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fingerprint(content: bytes) -> dict[str, Any]:
-    return {"size": len(content), "sha256": sha256(content)}
-
-
-def unfinished_dir() -> Path:
-    """Return the store's place for checkpoints and runs that are being written, made where missing. A store that
-    cannot be written is an OSError here, before a training and not after it."""
+def checkpoint_of(key: str) -> Checkpoint:
+    """Return where a run that is not finished keeps its state. A store that cannot be written is an OSError here,
+    before a training and not after it."""
     folder = runs_dir() / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
-        return folder
-
-
-def checkpoint_of(key: str) -> Checkpoint:
-    """Return where a run that is not finished keeps its state."""
-    return Checkpoint(unfinished_dir() / f"{key}.safetensors", key)
+        return Checkpoint(folder / f"{key}.safetensors", key)
 
 
 def keep_encoder(file: Path) -> str:
-    """Copy a weights file into the run store, for `Config.encoder`; return its name there, a hash of its content.
-
-    Raises:
-        ValueError: it cannot be read, or is no weights file.
-    """
-    try:
+    """Copy a weights file into the run store, for `Config.encoder`; return its name there, a hash of its content."""
+    with reading(file, WRITER):
         content = file.read_bytes()
         unpack(content)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is no weights file of labutils ({error}): {WRITER}") from error
     name = sha256(content)[:16]
     write_atomically(runs_dir() / "encoders" / f"{name}.safetensors", content)
     return name
@@ -192,30 +148,27 @@ def read_encoder(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     run, file = runs_dir() / name, runs_dir() / "encoders" / f"{name}.safetensors"
     if run.exists():
-        read_content(run, read_record(run, name).manifest, "model.safetensors")
+        read_content(run, read_record(run, name)[0], "model.safetensors")
         return read_weights(run / "model.safetensors")
     if not file.exists():
         raise RunError(f"encoder={name!r} is no stored run: train it first, its name is `run(config).path.name`")
-    with reading(file):
+    with reading(file, ": name the checkpoint again, or delete it"):
         if sha256(file.read_bytes())[:16] != name:
-            raise ValueError("it is not the file that was stored: name the checkpoint again, or delete it")
+            raise ValueError("it is not the file that was stored")
         return read_weights(file)
 
 
 def stored_row(path: Path) -> dict[str, Any]:
-    """Return a stored run as a row of a table: fields of the config, metrics, versions, key. Reads small files alone.
-
-    Raises:
-        RunError: one of them is not as it was stored.
-    """
-    return _row(path, read_record(path, path.name))
+    """Return a stored run as a row of a table: fields of the config, metrics, versions, key. Reads small files alone,
+    and raises a RunError where one is not as it was stored."""
+    return _row(path, *read_record(path, path.name))
 
 
-def _row(path: Path, record: Record) -> dict[str, Any]:
+def _row(path: Path, manifest: dict[str, Any], config: dict[str, Any], metrics: dict[str, float]) -> dict[str, Any]:
     with reading(path):
-        config = Config.from_dict(record.config)
-    about = {name: record.manifest[name] for name in ("scale", "platform")}
-    return {**_plain(config), **record.metrics, **about, **record.manifest["versions"], "run": path.name, "error": ""}
+        fields = _plain(Config.from_dict(config))
+    about = {name: manifest[name] for name in ("scale", "platform")}
+    return {**fields, **metrics, **about, **manifest["versions"], "run": path.name, "error": ""}
 
 
 def failed_row(config: Config, key: str, error: BaseException) -> dict[str, Any]:
@@ -234,10 +187,10 @@ def stored_runs() -> pd.DataFrame:
     """
     rows = []
     for path in run_folders():
-        with suppress(RunError):
-            record = read_record(path, path.name)
-            if of_today(record.manifest["made_from"], record.config["model"]):
-                rows.append(_row(path, record))
+        with suppress(RunError, OSError):
+            manifest, config, metrics = read_record(path, path.name)
+            if of_today(manifest["made_from"], config["model"]):
+                rows.append(_row(path, manifest, config, metrics))
     return pd.DataFrame(rows)
 
 

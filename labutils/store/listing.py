@@ -12,7 +12,7 @@ import pandas as pd
 
 from labutils.config import Config
 from labutils.paths import runs_dir
-from labutils.store.folder import RunError, out_of_reach, read_content, read_encoder, read_record, run_folders
+from labutils.store.folder import RunError, read_content, read_encoder, read_record, run_folders
 from labutils.store.key import of_today
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
@@ -66,16 +66,15 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
         manifest, config, metrics = read_record(path, path.name)
         for name in manifest["files"] if verify else ():
             read_content(path, manifest, name)
-    except RunError as error:
-        return {"state": "unreadable" if out_of_reach(error) else "damaged", "note": str(error.__cause__)}
+    except (RunError, OSError) as error:
+        return {
+            "state": "damaged" if isinstance(error, RunError) else "unreadable",
+            "note": str(error.__cause__ or error),
+        }
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
+    state = "ok" if of_today(manifest["made_from"], config["model"]) else "other code"
     # not as a Config: one of another day may have other fields
-    about = {f.name: config.get(f.name) for f in fields(Config)}
-    return {
-        **about,
-        "result": result,
-        "state": "ok" if of_today(manifest["made_from"], config["model"]) else "other code",
-    }
+    return {f.name: config.get(f.name) for f in fields(Config)} | {"state": state, "result": result}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:

@@ -5,7 +5,8 @@ Nothing is unpickled. Random damages load silently wrong in 96 % of cases where 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +21,23 @@ from labutils.models import build_model
 from labutils.paths import ROOT
 from labutils.store.files import PARSE_ERRORS, json_sum, sha256
 
-REMEDY = "`git checkout -- outputs/pretrained` brings it back"
-WRITER = "`train --checkpoint-path` writes one"
+REMEDY = ": `git checkout -- outputs/pretrained` brings it back"
+WRITER = ": `train --checkpoint-path` writes a weights file"
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class RunError(RuntimeError):
     """A stored run is missing, damaged or made by something else; the message names it."""
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Make a RunError of whatever reading a damaged file or folder can raise. That it cannot be read (permissions, too
+    many open files) says nothing about it, and stays an OSError."""
+    try:
+        yield
+    except (*MISSING, *PARSE_ERRORS) as error:
+        raise RunError(f"{path} is missing, damaged or another's ({type(error).__name__}: {error}){remedy}") from error
 
 
 class Stored(NamedTuple):
@@ -76,11 +88,7 @@ def weights_file(model: nn.Module, config: Config) -> bytes:
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors of a weights file and the fields of its config, be they today's or not.
-
-    Raises:
-        OSError, ValueError: the file cannot be read, or is not what `weights_file` wrote.
-    """
+    """Return the tensors of a weights file and the fields of its config, today's or not; a ValueError if it is none."""
     tensors, about = unpack(path.read_bytes())
     return tensors, json.loads(about.get("config", "{}"))
 
@@ -102,12 +110,9 @@ def read_model(path: Path) -> tuple[Config, nn.Module]:
 
 
 def load_weights(path: Path) -> Stored:
-    """Return what a weights file holds; `.history` and `.metrics` are empty. A RunError if it is none of ours."""
-    try:
-        config, model = read_model(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} holds no weights of today's labutils ({error}): {WRITER}") from error
-    return Stored(config, model, {}, pd.DataFrame(), path)
+    """Return what a weights file holds, or raise a RunError; `.history` and `.metrics` are empty."""
+    with reading(path, WRITER):
+        return Stored(*read_model(path), {}, pd.DataFrame(), path)
 
 
 def pretrained_dir() -> Path:
@@ -118,28 +123,20 @@ def pretrained_dir() -> Path:
 def pretrained_index() -> dict[str, Any]:
     """Return what pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
     path = pretrained_dir() / "pretrained.json"
-    try:
+    if not path.exists():
+        return {}  # unproved: needs a repository without outputs/pretrained
+    with reading(path, REMEDY):
         index = json.loads(path.read_bytes())
         if index.pop("sha256") != json_sum(index):
-            raise ValueError("it was altered")
+            raise ValueError("it is not the published file")
         return index
-    except FileNotFoundError:
-        return {}  # unproved: needs a repository without outputs/pretrained
-    except (OSError, *PARSE_ERRORS) as error:
-        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
 
 
 def load_pretrained(name: str) -> Stored:
-    """Return committed weights that pretrained.json names, verified; `.history` is empty, `.metrics` as published.
-
-    Raises:
-        RunError: the file is missing, damaged, or does not fit today's models.
-    """
+    """Return committed weights that pretrained.json names, or raise a RunError; `.history` is empty, `.metrics` those
+    that were published."""
     entry, path = pretrained_index()[name], pretrained_dir() / f"{name}.safetensors"
-    try:
+    with reading(path, REMEDY):
         if sha256(path.read_bytes()) != entry["sha256"]:
-            raise ValueError("another SHA-256 sum")
-        config, model = read_model(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or not the published file ({error}): {REMEDY}") from error
-    return Stored(config, model, entry["metrics"], pd.DataFrame(), path)
+            raise ValueError("it is not the published file")
+        return Stored(*read_model(path), entry["metrics"], pd.DataFrame(), path)
