@@ -43,7 +43,7 @@ class DataError(RuntimeError):
 
 
 def find_folder(name: str) -> Path | None:
-    """The first of `$LABUTILS_DATA` and `data/` that holds (part of) the data set, without looking into its files."""
+    """Return the first of `$LABUTILS_DATA` and `data/` that holds (part of) the data set, without looking into its files."""
     candidates = [data_dir()]
     if env := os.environ.get("LABUTILS_DATA"):
         candidates.insert(0, environment_path(env))
@@ -58,7 +58,7 @@ def find_folder(name: str) -> Path | None:
 
 
 def read_files(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Training images (60000,1,28,28) uint8 and labels (60000,) int64, test images and labels (10,000 each), verified.
+    """Return training images (60000,1,28,28) uint8 and labels (60000,) int64, test images and labels (10,000 each), verified.
 
     Raises:
         DataError: a file cannot be read, or is not the original one.
@@ -85,7 +85,7 @@ def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
 
 
 def remedy(name: str) -> str:  # unproved: words of an error
-    """What a user without (good) files can do."""
+    """Return what a user without (good) files can do."""
     raw = f"{FOLDERS[name]}/raw"
     return (
         f"To use the full set, put the four extracted files {', '.join(PARTS)} into {data_dir() / raw}, "

@@ -30,12 +30,12 @@ from labutils.store.files import json_sum, sha256, write, write_atomically
 from labutils.store.key import hash_of, of_today, recipe, revision, torch_version
 from labutils.store.weights import WRITER, RunError, Stored, read_model, read_weights, reading, unpack, weights_file
 
+Record = tuple[dict[str, Any], dict[str, Any], dict[str, float]]  # manifest, fields of the config, metrics
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
 
 
-def read_record(path: Path, key: str | None = None) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
-    """Return a stored run's manifest, the fields of its config and its metrics, verified, or raise a RunError; `key`
-    says which run it has to be."""
+def read_record(path: Path, key: str | None = None) -> Record:
+    """Return the small files of a stored run, verified, or raise a RunError; `key` says which run it has to be."""
     with reading(path):
         manifest = json.loads((path / "MANIFEST.json").read_bytes())
         if manifest.pop("sha256") != json_sum(manifest):
@@ -158,13 +158,10 @@ def read_encoder(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return read_weights(file)
 
 
-def stored_row(path: Path) -> dict[str, Any]:
-    """Return a stored run as a row of a table: fields of the config, metrics, versions, key. Reads small files alone,
-    and raises a RunError where one is not as it was stored."""
-    return _row(path, *read_record(path, path.name))
-
-
-def _row(path: Path, manifest: dict[str, Any], config: dict[str, Any], metrics: dict[str, float]) -> dict[str, Any]:
+def stored_row(path: Path, record: Record | None = None) -> dict[str, Any]:
+    """Return a stored run as a row of a table: fields of the config, metrics, versions, key. Only the small files are
+    read, unless they are given; a RunError where one is not as it was stored."""
+    manifest, config, metrics = record or read_record(path, path.name)
     with reading(path):
         fields = _plain(Config.from_dict(config))
     about = {name: manifest[name] for name in ("scale", "platform")}
@@ -188,9 +185,9 @@ def stored_runs() -> pd.DataFrame:
     rows = []
     for path in run_folders():
         with suppress(RunError, OSError):
-            manifest, config, metrics = read_record(path, path.name)
+            manifest, config, _ = record = read_record(path, path.name)
             if of_today(manifest["made_from"], config["model"]):
-                rows.append(_row(path, manifest, config, metrics))
+                rows.append(stored_row(path, record))
     return pd.DataFrame(rows)
 
 

@@ -66,11 +66,10 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
         manifest, config, metrics = read_record(path, path.name)
         for name in manifest["files"] if verify else ():
             read_content(path, manifest, name)
-    except (RunError, OSError) as error:
-        return {
-            "state": "damaged" if isinstance(error, RunError) else "unreadable",
-            "note": str(error.__cause__ or error),
-        }
+    except RunError as error:
+        return {"state": "damaged", "note": str(error.__cause__)}
+    except OSError as error:
+        return {"state": "unreadable", "note": str(error)}
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
     state = "ok" if of_today(manifest["made_from"], config["model"]) else "other code"
     # not as a Config: one of another day may have other fields
@@ -79,10 +78,7 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     """Return the rows of `survey` whose fields have these values, given as text: {"latent_dim": "8", "filters": "4,4"}.
-
-    Raises:
-        ValueError: there is no such field.
-    """
+    A ValueError names a field that there is not."""
     for field, text in wanted.items():
         if field not in table:
             raise ValueError(f"{field!r} is no field of Config, and none of {', '.join(ABOUT)}")

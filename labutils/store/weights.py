@@ -23,7 +23,6 @@ from labutils.store.files import PARSE_ERRORS, json_sum, sha256
 
 REMEDY = ": `git checkout -- outputs/pretrained` brings it back"
 WRITER = ": `train --checkpoint-path` writes a weights file"
-MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class RunError(RuntimeError):
@@ -36,7 +35,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     many open files) says nothing about it, and stays an OSError."""
     try:
         yield
-    except (*MISSING, *PARSE_ERRORS) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, *PARSE_ERRORS) as error:
         raise RunError(f"{path} is missing, damaged or another's ({type(error).__name__}: {error}){remedy}") from error
 
 
