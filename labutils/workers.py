@@ -8,9 +8,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Collection, Generator
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor, as_completed
-from functools import partial
 from typing import Any, NamedTuple
 
 from joblib.externals.loky import cpu_count, get_reusable_executor
@@ -39,7 +38,10 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
     """
     if executor is None and not own_processes:
         for task in tasks:
-            yield _row_or_failure(task, partial(run_row, *task))
+            try:
+                yield run_row(*task)
+            except Exception as error:
+                yield failed_row(*task, error)
         return
     queue = list(tasks)
     if executor is not None:
@@ -57,15 +59,6 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
             yield failed_row(*task, RunError("every process that began this run died"))
 
 
-def _row_or_failure(task: Task, result: Callable[[], Row]) -> Row:
-    try:
-        return result()
-    except BrokenExecutor:  # says nothing about this task
-        raise
-    except Exception as error:
-        return failed_row(*task, error)
-
-
 def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
     """Yield rows as they come from an executor; return the tasks that it left unfinished when it broke, in order."""
     unfinished, futures = dict.fromkeys(tasks), {}
@@ -75,8 +68,14 @@ def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None,
         for task in tasks:
             futures[executor.submit(_run_row_in_worker, variables, shared_floors(task.config), task)] = task
         for future in as_completed(futures):
-            row = _row_or_failure(futures[future], future.result)
-            del unfinished[futures[future]]
+            task = futures[future]
+            try:
+                row = future.result()
+            except BrokenExecutor:  # says nothing about this task
+                raise
+            except Exception as error:
+                row = failed_row(*task, error)
+            del unfinished[task]
             yield row
     except BrokenExecutor:
         pass

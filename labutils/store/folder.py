@@ -141,11 +141,8 @@ def keep_encoder(file: Path) -> str:
 
 
 def read_encoder(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the weights that `Config.encoder` names, a stored run's or a kept file's, and the fields of their config.
-
-    Raises:
-        RunError: there is no such run or file, or not as it was stored.
-    """
+    """Return the weights that `Config.encoder` names, a stored run's or a kept file's, and the fields of their config;
+    a RunError where there is no such run or file, or not as it was stored."""
     run, file = runs_dir() / name, runs_dir() / "encoders" / f"{name}.safetensors"
     if run.exists():
         read_content(run, read_record(run, name)[0], "model.safetensors")

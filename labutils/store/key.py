@@ -45,8 +45,8 @@ def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
 
 
 def resolved(config: Config, data: Dataset) -> Config:
-    """Return what really runs: the data set that was loaded, this machine's device, the epochs of the present scale. To train
-    on as many images as there are is to train on all."""
+    """Return what really runs: the data set that was loaded, this machine's device, the epochs of the present scale.
+    To train on as many images as there are is to train on all."""
     device, n_train = resolve_device(config.device), config.n_train
     if n_train and scale().images:
         n_train = min(n_train, len(data.train))
@@ -102,7 +102,7 @@ def code_lines(source: str) -> dict[int, str]:
 
 @cache
 def _recipes() -> dict[str, Any]:
-    """Return what the last proof found: "code", the hash of the code that was proved, and "equal", kind of model → recipe."""
+    """Return what the last proof found: "code", the hash of the code it proved, and "equal", kind of model → recipe."""
     return json.loads(RECIPES.read_text(encoding="utf-8"))
 
 
