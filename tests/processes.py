@@ -42,23 +42,23 @@ def train_and_die(outputs, values, event):
 def at_event(event, what, patch):
     """Do `what` at the event number `event` of saving, counted from 0: a file half written, or one or a folder about to
     get its name."""
-    from labutils.store import folder
+    from labutils.store import files, folder
 
     seen = iter(range(1_000_000))
 
     def spoilt(do, half):
-        def done(path, *arguments):
+        def done(path, *arguments, **options):
             if next(seen) == event:
                 if half:
                     write_bytes(path, arguments[0][: len(arguments[0]) // 2])
                 what()
-            return do(path, *arguments)
+            return do(path, *arguments, **options)
 
         return done
 
     write_bytes = Path.write_bytes
-    patch(folder, "write", spoilt(folder.write, half=True))
-    patch(Path, "write_bytes", spoilt(write_bytes, half=True))
+    for module in (files, folder):
+        patch(module, "write", spoilt(module.write, half=True))
     for name in ("rename", "replace"):
         patch(Path, name, spoilt(getattr(Path, name), half=False))
 
@@ -84,10 +84,10 @@ def seconds_of(process):
 LETHAL = 13
 
 
-def run_row_or_die(driver, surroundings, floors, task):
+def run_row_or_die(variables, floors, task):
     """`workers._run_row_in_worker`, where a config with the lethal seed takes the process along."""
     from labutils.workers import _run_row_in_worker
 
     if task.config.seed == LETHAL:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _run_row_in_worker(driver, surroundings, floors, task)
+    return _run_row_in_worker(variables, floors, task)

@@ -90,7 +90,7 @@ def test_an_altered_index_is_refused(stored, tmp_path):
     for bad in (good.replace('"test_mse": 0.', '"test_mse": 1.'), good[:-20], "[]", '{"vae2": {}}', '{"sha256": 5}'):
         assert bad != good
         file.write_text(bad)
-        with pytest.raises(RunError, match=r"pretrained\.json is not the published file.*git checkout"):
+        with pytest.raises(RunError, match=r"pretrained\.json is .*damaged.*git checkout"):
             load_run("vae2")
 
 

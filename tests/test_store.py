@@ -154,7 +154,7 @@ def test_what_cannot_be_read_now_is_not_set_aside(pair, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", no_more_files)
-        with pytest.raises(RunError, match="Too many open files"):
+        with pytest.raises(OSError, match="Too many open files"):
             run(TINY, progress=False)
     assert run(TINY, progress=False).cached
 

@@ -100,9 +100,9 @@ def test_a_perceptrons_encoder_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}"])
 def test_what_is_no_weights_file_is_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match=r"file is no weights file of labutils.*checkpoint-path"):
+    with pytest.raises(RunError, match=r"file is .*damaged.*checkpoint-path"):
         keep_encoder(tmp_path / "file")
-    with pytest.raises(ValueError, match="nowhere is no weights file"):
+    with pytest.raises(RunError, match="nowhere is missing"):
         keep_encoder(tmp_path / "nowhere")
 
 

@@ -1,7 +1,6 @@
 """What a training keeps after each epoch, so that it goes on after an interruption as if there had been none."""
 
 import json
-import os
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
-from labutils.store.files import PARSE_ERRORS
+from labutils.store.files import PARSE_ERRORS, write_atomically
 from labutils.store.weights import pack, unpack
 from labutils.training import Training
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file for the state of one training, replaced after each epoch: a callback for `fit`. It is believed only as a
-    whole and of its key.
+    """A callback for `fit` that keeps the state of one training in a file, replaced after each epoch.
 
-    It is not forced to the disk: after a power cut a torn one is noticed by its checksum, and the run begins again.
+    The file is believed only as a whole and of its key. It is not forced to the disk: after a power cut a torn one is
+    noticed by its checksum, and the run begins again.
     """
 
     file: Path
@@ -46,34 +46,26 @@ class Checkpoint:
             "groups": [state["param_groups"] for state in optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in training.schedulers],
         }
-        scratch = self.file.with_name(f"{self.file.stem}-{os.urandom(4).hex()}.new")
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(pack(tensors, {"about": json.dumps(about)}))
-            scratch.replace(self.file)
+            write_atomically(self.file, pack(tensors, {"about": json.dumps(about)}), durable=False)
         except OSError as error:
             epoch = len(training.rows)
             warnings.warn(f"epoch {epoch} left no checkpoint ({error}): an interruption would cost it", stacklevel=3)
-        finally:
-            with suppress(OSError):
-                scratch.unlink()
 
     def restore(self, training: Training) -> None:
-        """Put the kept state into a training that has not begun; nothing is touched where there is no whole checkpoint
-        of this training."""
-        model = training.model.state_dict()
+        """Put the kept state into a training that has not begun; change nothing where there is no whole checkpoint."""
+        if not self.file.exists():
+            return
         try:
             tensors, metadata = unpack(self.file.read_bytes())
             about = json.loads(metadata["about"])
-            if about["key"] != self.key or any(tensors[f"model.{name}"].shape != t.shape for name, t in model.items()):
+            if about["key"] != self.key:
                 raise ValueError("it is that of another training")
-        except (FileNotFoundError, NotADirectoryError):
-            return
         except (OSError, *PARSE_ERRORS) as error:
             warnings.warn(f"{self.file} is no checkpoint of this run ({error}): it begins again", stacklevel=3)
             return
         with torch.no_grad():
-            for name, t in model.items():
+            for name, t in training.model.state_dict().items():
                 t.copy_(tensors[f"model.{name}"])
         for i, (optimizer, groups) in enumerate(zip(training.optimizers, about["groups"], strict=True)):
             optimizer.load_state_dict({"state": _optimizer_state(optimizer, i, tensors), "param_groups": groups})
@@ -86,15 +78,13 @@ class Checkpoint:
         training.rows.extend(about["rows"])
 
     def remove(self) -> None:
-        """The training is over; where this fails `listing.tidy` comes later."""
+        """Delete the file: the training is over. Where this fails `listing.tidy` comes later."""
         with suppress(OSError):
             self.file.unlink()
 
 
-def _optimizer_state(
-    optimizer: torch.optim.Optimizer, i: int, tensors: dict[str, torch.Tensor]
-) -> dict[int, dict[str, Any]]:
-    """What the optimizer number i had kept for each parameter, laid out in memory as the parameter is."""
+def _optimizer_state(optimizer: Optimizer, i: int, tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
+    """Return what optimizer number i keeps for each parameter, laid out in memory as the parameter is."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, t in tensors.items():

@@ -11,30 +11,31 @@ from typing import Any
 PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file and have it survive a power cut."""
+def write(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file; a durable one survives a power cut."""
     with path.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file, or give it other content, at once: a reader finds the old content or the new, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}-{os.urandom(4).hex()}.new")
     try:
-        write(scratch, content)
+        write(scratch, content, durable=durable)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
 def sha256(content: bytes) -> str:
-    """The SHA-256 sum in hexadecimal digits."""
+    """Return the SHA-256 sum in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def json_sum(values: Mapping[str, Any]) -> str:
-    """The SHA-256 sum of what can be written as JSON, whatever the order of its keys."""
+    """Return the SHA-256 sum of what can be written as JSON, whatever the order of its keys."""
     return sha256(json.dumps(values, sort_keys=True).encode())

@@ -32,23 +32,21 @@ RECIPES = Path(__file__).with_name("recipes.json")
 
 
 def run_key(config: Config, checksum: str) -> str:
-    """The name of a run in the store: 16 hex digits, the same in every process on every platform."""
+    """Return the name of a run in the store: 16 hex digits, the same in every process on every platform."""
     return hash_of(config.to_dict(), checksum, recipe(config.model), torch_version())
 
 
 def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
-    """`run_key` for a config's fields, images, a recipe and a version of torch that need not be today's.
-
-    A field that Config got later is left out while it has its neutral value: older runs keep their names.
-    """
+    """Return `run_key` for a config's fields, images, a recipe and a version of torch that need not be today's. A field
+    that Config got later is left out while it has its neutral value: older runs keep their names."""
     fields = {name: value for name, value in config.items() if name not in NEUTRAL or NEUTRAL[name] != value}
     ingredients = {"config": fields, "data": data, "code": code, "torch": torch}
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def resolved(config: Config, data: Dataset) -> Config:
-    """What really runs: the data set that was loaded, this machine's device, the epochs of the present scale. To train
-    on as many images as there are is to train on all."""
+    """Return what really runs: the data set that was loaded, this machine's device, the epochs of the present scale.
+    To train on as many images as there are is to train on all."""
     device, n_train = resolve_device(config.device), config.n_train
     if n_train and scale().images:
         n_train = min(n_train, len(data.train))
@@ -63,24 +61,24 @@ def resolved(config: Config, data: Dataset) -> Config:
 
 
 def recipe(model: str) -> str:
-    """The name of today's recipe for a kind of model, 64 hex digits."""
+    """Return the name of today's recipe for a kind of model, 64 hex digits."""
     proved = _recipes()
     return proved["equal"].get(model, code_hash()) if proved["code"] == code_hash() else code_hash()
 
 
 def of_today(made_from: Mapping[str, str], model: str) -> bool:
-    """Whether today's recipe and torch are those that a stored run was made from."""
+    """Return whether a stored run was made from today's recipe and torch."""
     return made_from["code"] == recipe(model) and made_from["torch"] == torch_version()
 
 
 def torch_version() -> str:
-    """Without the build: CPU and CUDA wheels of one version are one code."""
+    """Return torch's version without the build: CPU and CUDA wheels of one version are one code."""
     return torch.__version__.split("+")[0]
 
 
 @cache
 def code_hash(package: Path = Path(__file__).parent.parent) -> str:
-    """A hash of FILES without comments, docstrings and blank lines."""
+    """Return a hash of FILES without comments, docstrings and blank lines."""
     digest = hashlib.sha256()
     for name in FILES:
         source = (package / f"{name}.py").read_text(encoding="utf-8")
@@ -89,8 +87,8 @@ def code_hash(package: Path = Path(__file__).parent.parent) -> str:
 
 
 def code_lines(source: str) -> dict[int, str]:
-    """A module's lines by their number, without comments, docstrings and blank lines. (Not by ast.unparse, whose text
-    depends on the version of Python.)"""
+    """Return a module's lines by number, without comments, docstrings and blank lines. (ast.unparse would give another
+    text with another version of Python.)"""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -104,13 +102,13 @@ def code_lines(source: str) -> dict[int, str]:
 
 @cache
 def _recipes() -> dict[str, Any]:
-    """What the last proof found: "code", the hash of the code that was proved, and "equal", kind of model → recipe."""
+    """Return what the last proof found: "code", the hash of the code it proved, and "equal", kind of model → recipe."""
     return json.loads(RECIPES.read_text(encoding="utf-8"))
 
 
 @cache
 def revision() -> str:
-    """The commit that the working tree stands on, with "-dirty" where it differs; "" where git does not know."""
+    """Return the commit that the working tree stands on, with "-dirty" where it differs; "" where git does not know."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

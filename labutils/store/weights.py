@@ -5,7 +5,8 @@ Nothing is unpickled. Random damages load silently wrong in 96 % of cases where 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,22 @@ from labutils.models import build_model
 from labutils.paths import ROOT
 from labutils.store.files import PARSE_ERRORS, json_sum, sha256
 
-REMEDY = "`git checkout -- outputs/pretrained` brings it back"
+REMEDY = ": `git checkout -- outputs/pretrained` brings it back"
+WRITER = ": `train --checkpoint-path` writes a weights file"
 
 
 class RunError(RuntimeError):
     """A stored run is missing, damaged or made by something else; the message names it."""
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Make a RunError of whatever reading a damaged file or folder can raise. That it cannot be read (permissions, too
+    many open files) says nothing about it, and stays an OSError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, *PARSE_ERRORS) as error:
+        raise RunError(f"{path} is missing, damaged or another's ({type(error).__name__}: {error}){remedy}") from error
 
 
 class Stored(NamedTuple):
@@ -38,22 +50,18 @@ class Stored(NamedTuple):
 
 
 def pack(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> bytes:
-    """A safetensors file whose metadata are `about` and the SHA-256 sum of all else. The same content gives the same
-    bytes (safetensors itself writes metadata in any order), so that a file can be named by its content."""
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    header, body = _parts(content)
-    header["__metadata__"] = {**about, "sha256": _sum({**header, "__metadata__": dict(about)}, body)}
+    """Return a safetensors file whose metadata are `about` and the SHA-256 sum of all else. The same content gives the
+    same bytes (safetensors itself writes metadata in any order), so that a file can be named by its content."""
+    header, body = _parts(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    header["__metadata__"] = dict(about)
+    header["__metadata__"] = {**about, "sha256": _sum(header, body)}
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text + body
 
 
 def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The inverse of `pack`.
-
-    Raises:
-        ValueError: this is no such file, or not as it was written.
-    """
+    """Return the tensors and metadata of a file of `pack`; a ValueError if it is none, or not as it was written."""
     try:
         header, body = _parts(content)
         about = header["__metadata__"]
@@ -74,22 +82,18 @@ def _sum(header: Mapping[str, Any], body: bytes) -> str:
 
 
 def weights_file(model: nn.Module, config: Config) -> bytes:
-    """A file with the weights and the config, so that a copy of it says what it is."""
+    """Return a file with the weights and the config, so that a copy of it says what it is."""
     return pack(model.state_dict(), {"config": json.dumps(config.to_dict())})
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a weights file and the fields of its config, be they today's or not.
-
-    Raises:
-        OSError, ValueError: the file cannot be read, or is not what `weights_file` wrote.
-    """
+    """Return the tensors of a weights file and the fields of its config, today's or not; a ValueError if it is none."""
     tensors, about = unpack(path.read_bytes())
     return tensors, json.loads(about.get("config", "{}"))
 
 
 def read_model(path: Path) -> tuple[Config, nn.Module]:
-    """The config and the model, in evaluation mode on the CPU, of a weights file.
+    """Return the config and the model, in evaluation mode on the CPU, of a weights file.
 
     Raises:
         OSError, ValueError: the file cannot be read, or is not what `weights_file` of today's labutils wrote.
@@ -105,55 +109,33 @@ def read_model(path: Path) -> tuple[Config, nn.Module]:
 
 
 def load_weights(path: Path) -> Stored:
-    """A weights file that says what it is, as `--checkpoint-path` writes it; `.history` and `.metrics` are empty.
-
-    Raises:
-        RunError: there is no such file, it is damaged, or no weights of ours.
-    """
-    try:
-        config, model = read_model(path)
-    except FileNotFoundError as error:
-        raise RunError(f"there is no weights file {path}: `train --checkpoint-path` writes one") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} holds no weights of today's labutils ({error})") from error
-    return Stored(config, model, {}, pd.DataFrame(), path)
+    """Return what a weights file holds, or raise a RunError; `.history` and `.metrics` are empty."""
+    with reading(path, WRITER):
+        return Stored(*read_model(path), {}, pd.DataFrame(), path)
 
 
 def pretrained_dir() -> Path:
-    """Where the committed weights lie: in the repository, whatever the scale and wherever results go."""
+    """Return where the committed weights lie: in the repository, whatever the scale and wherever results go."""
     return ROOT / "outputs" / "pretrained"
 
 
 def pretrained_index() -> dict[str, Any]:
-    """What pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
+    """Return what pretrained.json says of each name: sha256, config, metrics; nothing where there is no such file."""
     path = pretrained_dir() / "pretrained.json"
-    try:
+    if not path.exists():
+        return {}  # unproved: needs a repository without outputs/pretrained
+    with reading(path, REMEDY):
         index = json.loads(path.read_bytes())
         if index.pop("sha256") != json_sum(index):
-            raise ValueError("it was altered")
+            raise ValueError("it is not the published file")
         return index
-    except FileNotFoundError:
-        return {}  # unproved: needs a repository without outputs/pretrained
-    except (OSError, *PARSE_ERRORS) as error:
-        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
 
 
 def load_pretrained(name: str) -> Stored:
-    """The committed weights of that name, verified; `.history` is empty, `.metrics` those that were published.
-
-    Raises:
-        RunError: there is no such name, or the file is missing, damaged, or does not fit today's models.
-    """
-    index = pretrained_index()
-    if name not in index:
-        raise RunError(f"there are no weights {name!r}; there are {', '.join(index) or 'none'}")
-    path = pretrained_dir() / f"{name}.safetensors"
-    if not path.is_file():
-        raise RunError(f"{path} is missing: {REMEDY}")
-    try:
-        if sha256(path.read_bytes()) != index[name]["sha256"]:
-            raise ValueError("another SHA-256 sum")
-        config, model = read_model(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not the published file ({error}): {REMEDY}") from error
-    return Stored(config, model, index[name]["metrics"], pd.DataFrame(), path)
+    """Return committed weights that pretrained.json names, or raise a RunError; `.history` is empty, `.metrics` those
+    that were published."""
+    entry, path = pretrained_index()[name], pretrained_dir() / f"{name}.safetensors"
+    with reading(path, REMEDY):
+        if sha256(path.read_bytes()) != entry["sha256"]:
+            raise ValueError("it is not the published file")
+        return Stored(*read_model(path), entry["metrics"], pd.DataFrame(), path)
