@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from labutils.config import IMAGE_SIZE
 from labutils.data import check_images, to_float
@@ -82,10 +82,7 @@ def read_picture(path: str | Path) -> torch.Tensor:
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise ValueError(
-            f"{path} is not a picture that can be read{reason}: a PNG file of one digit is expected"
-        ) from error
+        raise ValueError(f"{path} is not a picture that can be read: {error}") from error
     return framed(grey, str(path))
 
 
@@ -112,10 +109,7 @@ def framed(grey: np.ndarray, name: str) -> torch.Tensor:
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     ground = float(np.median(edge))
     if 0.35 < ground < 0.65 or np.abs(edge - ground).mean() > 0.2:
-        raise ValueError(
-            f"{name}: its edge is neither dark nor light (median {ground:.2f}), so ink and paper cannot be told apart; "
-            "one digit on a plain ground is expected"
-        )
+        raise ValueError(f"{name}: its edge is neither dark nor light, so ink and paper cannot be told apart")
     if ground > 0.5:
         grey, ground = 1 - grey, 1 - ground
     ink = np.clip((grey - ground) / (1 - ground), 0, 1)

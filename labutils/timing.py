@@ -1,6 +1,7 @@
 """Times that compare. Seconds of runs that had different neighbours do not: here all contenders take turns."""
 
 import time
+import timeit
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,6 @@ from labutils.objectives import build_objective
 from labutils.stats import effects
 
 COSTS = ["n_params", "macs", "code_bytes", "train_us", "latency_ms", "batch_latency_ms"]
-BATCH = 128
 
 
 def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -> pd.DataFrame:
@@ -24,13 +24,11 @@ def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -
     Each is called once before, which does not count."""
     for warm_up in contenders.values():
         warm_up()
-    return pd.DataFrame([{name: _seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
-
-
-def _seconds(f: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
+    rows = (
+        {name: timeit.timeit(f, number=1, timer=time.perf_counter) for name, f in contenders.items()}
+        for _ in range(rounds)
+    )
+    return pd.DataFrame(rows)
 
 
 def time_models(
@@ -46,27 +44,28 @@ def time_models(
         one image through the whole model; batch_latency_ms, the same for the batch.
     """
     x = to_float(images)
-
-    def ways_of(config: Config) -> dict[str, Callable[[], object]]:
-        model, objective = build_model(config), build_objective(config)
-
-        def forward(batch: torch.Tensor) -> torch.Tensor:
-            with eval_mode(model):
-                return model(batch)
-
-        return {
-            "train_us": lambda: objective(model, x, labels, 1.0)["loss"].backward(),
-            "latency_ms": lambda: forward(x[:1]),
-            "batch_latency_ms": lambda: forward(x),
-        }
-
     ways: dict[Hashable, Callable[[], object]]
-    ways = {(name, unit): way for name, config in configs.items() for unit, way in ways_of(config).items()}
+    ways = {(name, unit): way for name, config in configs.items() for unit, way in _ways(config, x, labels).items()}
     with cpu_threads(1):
         seconds = in_turns(ways, rounds).median().to_dict()
     scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
-    rows = {name: {unit: seconds[name, unit] * factor for unit, factor in scale.items()} for name in configs}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    columns = {unit: [seconds[name, unit] * factor for name in configs] for unit, factor in scale.items()}
+    return pd.DataFrame(columns, index=[*configs])
+
+
+def _ways(config: Config, x: torch.Tensor, labels: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed of a config's model, by the column that it fills."""
+    model, objective = build_model(config), build_objective(config)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        with eval_mode(model):
+            return model(batch)
+
+    return {
+        "train_us": lambda: objective(model, x, labels, 1.0)["loss"].backward(),
+        "latency_ms": lambda: forward(x[:1]),
+        "batch_latency_ms": lambda: forward(x),
+    }
 
 
 def effects_and_times(
@@ -74,6 +73,7 @@ def effects_and_times(
 ) -> pd.DataFrame:
     """The table of an ablation: `stats.effects` against the base's value, and what `time_models` measures of each
     value's model with 128 images of a split."""
-    table, named = effects(df, factor, baseline=getattr(base, factor)), {str(value): value for value in values}
-    variants = {row: replace(base, **{factor: named[str(row)]}) for row in table.index}
-    return table.join(time_models(variants, split.images[:BATCH], split.labels[:BATCH]))
+    table = effects(df, factor, baseline=getattr(base, factor))
+    value_of = {str(value): value for value in values}
+    variants = {row: replace(base, **{factor: value_of[str(row)]}) for row in table.index}
+    return table.join(time_models(variants, split.images[:128], split.labels[:128]))
