@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -198,7 +199,24 @@ def test_reliability_groups_the_least_sure_first():
     np.testing.assert_allclose(line.get_xydata(), [[0.55, 0.5], [0.85, 1.0]])
 
 
-def test_umap_leaves_torchs_threads_alone():
+def test_umap_leaves_torchs_threads_alone(monkeypatch):
+    # a stand-in for umap, which numba compiles for half a minute; the real one draws maps in the notebooks
+    class UMAP:
+        def __init__(self, **options):
+            assert options == {"n_neighbors": 15, "random_state": 3, "n_jobs": 1}
+
+        def fit_transform(self, codes):
+            torch.set_num_threads(5)  # as numba's OpenMP does: a thread a core
+            return codes[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+    z = torch.randn(40, 5)
+    np.testing.assert_array_equal(project(z, "umap", seed=3), z[:, :2])
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.soak
+def test_the_real_umap_leaves_torchs_threads_alone():
     # in a process of its own: only the first UMAP of a process changes them
     code = """
 import warnings; warnings.simplefilter("ignore")
