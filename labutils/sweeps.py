@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
+from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config
@@ -47,7 +48,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     configs = [resolved(config, datasets[config.dataset]) for config in configs]
     tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
     pending = {task for task in tasks if not (runs_dir() / task.key).exists()}
-    several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
+    several = min(len(pending), cpu_count()) > 1 and all(config.device == "cpu" for config in configs)
     if several or executor is not None:
         for config in {task.config for task in pending if not KINDS[task.config.model].labelled}:
             with suppress(ValueError):  # more training images than there are: the run will say so
