@@ -18,7 +18,7 @@ class Scale(NamedTuple):
     values: int | None
 
 
-SCALES = {"full": Scale("full", None, None, None, None), "smoke": Scale("smoke", (1024, 256, 256), 3, 2, 2)}
+SCALES = {"full": Scale("full", None, None, None, None), "smoke": Scale("smoke", (1024, 256, 256), 2, 2, 2)}
 
 
 def scale() -> Scale:
