@@ -43,13 +43,11 @@ def as_images(source: object) -> torch.Tensor:
 
     Args:
         source: a tensor or array (N,1,28,28), (N,28,28) or (28,28), uint8 or floats in [0,1], taken as it is; an array
-            (H,W) of another size; the path of a picture; or a sequence of paths. Pictures, and arrays of another size,
-            may be of any size and of either polarity: dark ink on a light ground is inverted, and what is not 28 × 28
-            is framed as MNIST's digits were (fitted into 20 × 20 pixels, its centre of mass in the middle).
+            (H,W) of another size; the path of a picture, or several. Pictures and arrays of another size may be of
+            either polarity, and are framed as MNIST's digits were (20 × 20 pixels, its centre of mass in the middle).
 
     Raises:
-        ValueError: values outside the range, a shape that is no image, arrays of dark ink on a light ground, a picture
-            without a digit, or a ground that is neither dark nor light. The message names the file.
+        ValueError: what shows no digit, or an array of dark ink on a light ground. The message names the file.
         FileNotFoundError: there is no such file.
     """
     if isinstance(source, (str, Path)):

@@ -4,6 +4,7 @@ import time
 import timeit
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -24,11 +25,8 @@ def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -
     Each is called once before, which does not count."""
     for warm_up in contenders.values():
         warm_up()
-    rows = (
-        {name: timeit.timeit(f, number=1, timer=time.perf_counter) for name, f in contenders.items()}
-        for _ in range(rounds)
-    )
-    return pd.DataFrame(rows)
+    seconds = partial(timeit.timeit, number=1, timer=time.perf_counter)
+    return pd.DataFrame([{name: seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
 
 
 def time_models(
