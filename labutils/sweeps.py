@@ -34,8 +34,8 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     Args:
         executor: any `concurrent.futures.Executor`, also of another machine that sees the same folders (see
             outputs/README.md); None starts one process a core with one thread each for what is not yet stored, or on
-            an accelerator, which has no cores to share, does one run after the other. (More threads than free cores
-            are the trap: beside a busy process an epoch takes 15 times as long.)
+            one core or an accelerator, which has none to share, does one run after the other. (More threads than free
+            cores are the trap: beside a busy process an epoch takes 15 times as long.)
 
     Raises:
         DataError, ValueError: images or a device that are not to be had; nothing has run then.

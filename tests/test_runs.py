@@ -19,6 +19,7 @@ from damages import damaged
 from golden import SMALL, TURNED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import cpu_count
 from safetensors import safe_open
 from test_config import configs
 
@@ -349,6 +350,16 @@ def test_stored_runs_are_the_rows_of_their_sweeps(store, monkeypatch):
     assert stored_runs().empty
 
 
+def test_on_one_core_a_sweep_needs_no_processes(store, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    monkeypatch.setattr("labutils.workers.get_reusable_executor", lambda *_, **__: pytest.fail("started processes"))
+    assert len(ablate("latent_dim", [2, 3], base=replace(TINY, device="cpu"), seeds=1)) == 2
+
+
+SEVERAL_CORES = pytest.mark.skipif(cpu_count() < 2, reason="on one core a sweep starts no processes")
+
+
+@SEVERAL_CORES
 def test_the_next_sweep_has_the_same_workers_and_its_own_surroundings(store, tmp_path, monkeypatch):
     configs = [replace(TINY, device="cpu", seed=seed) for seed in (0, 1)]
     sweep(configs)
@@ -374,6 +385,7 @@ if __name__ == "__main__":
 """
 
 
+@SEVERAL_CORES
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of Linux and macOS")
 @pytest.mark.parametrize(
     # to this package SIGTERM is what SIGKILL is: an end without a word
