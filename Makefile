@@ -8,12 +8,14 @@ READY := .venv/ready
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
 
-# one thread a process: two of them beside a busy neighbour are slower than one
+# One thread a process: two of them beside a busy neighbour are slower than one. Notebooks are neighbours: each does its
+# sweeps itself (LOKY_MAX_CPU_COUNT), which saves it two processes that would import torch. The longest begins first.
 test: lint               ## everything that is checked; the notebooks at smoke scale, in an empty outputs folder
-	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
-	    OMP_NUM_THREADS=1 LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs $(BIN)/python -m pytest -n auto --nbmake notebooks
+	    OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 NUMBA_OPT=0 LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs \
+	    $(BIN)/python -m pytest -n auto --dist worksteal --nbmake $$(ls -r notebooks/*.ipynb)
 
 same: $(READY)           ## prove that an edit changed no number: stored and published runs then keep their names
 	$(BIN)/python tests/golden.py $(BASE)

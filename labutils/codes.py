@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from labutils.device import eval_mode
 from labutils.models import as_labels
 
 
-def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
+def encode_images(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
     """images (N,1,28,28), uint8 or floats in [0,1] → codes (N,latent_dim).
 
     Args:
@@ -23,29 +24,27 @@ def encode_images(model: nn.Module, images: torch.Tensor, y: object = None, batc
     Raises:
         ValueError: labels that are none.
     """
-    told = None if y is None or not getattr(model, "conditional", False) else _labels(y, len(images))
-    with eval_mode(model) as device:
-        codes = []
-        for i in range(0, len(images), batch_size):
-            labels = [] if told is None else [told[i : i + batch_size].to(device)]
-            codes.append(model.encode(to_float(images[i : i + batch_size].to(device)), *labels).cpu())  # type: ignore[operator]
-        return torch.cat(codes)
+    return _in_batches(model, model.encode, images, y if getattr(model, "conditional", False) else None)
 
 
-def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None, batch_size: int = 1000) -> torch.Tensor:
+def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None) -> torch.Tensor:
     """codes (N,latent_dim), and labels as in `encode_images` → images (N,1,28,28) in [0,1]."""
-    told = None if y is None else _labels(y, len(z))
+    return _in_batches(model, model.decode, z, y)
+
+
+def _in_batches(model: nn.Module, method: Any, inputs: torch.Tensor, y: object) -> torch.Tensor:
+    """The model's method on (N,…) and labels, without gradients and in evaluation mode → (N,…) on the CPU."""
+    sets = [inputs]
+    if y is not None:
+        labels = torch.as_tensor(y)
+        labels = labels if labels.is_floating_point() else labels.long()  # files hold them as bytes
+        sets.append(as_labels(labels, len(inputs)))
+    outputs = []
     with eval_mode(model) as device:
-        images = []
-        for i in range(0, len(z), batch_size):
-            labels = None if told is None else told[i : i + batch_size].to(device)
-            images.append(model.decode(z[i : i + batch_size].to(device), labels).cpu())  # type: ignore[operator]
-        return torch.cat(images)
-
-
-def _labels(y: object, n: int) -> torch.Tensor:
-    labels = torch.as_tensor(y)
-    return as_labels(labels if labels.is_floating_point() else labels.long(), n)  # files hold them as bytes
+        for batch in zip(*(whole.split(1000) for whole in sets), strict=True):
+            x, *labels_of_x = (part.to(device) for part in batch)
+            outputs.append(method(to_float(x), *labels_of_x).cpu())
+        return torch.cat(outputs)
 
 
 def reconstruct(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
@@ -66,10 +65,8 @@ def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, sphe
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2: both ends are among them")
     t = torch.linspace(0, 1, steps)[:, None]
-    if not spherical:
-        return start + t * (end - start)
     angle = torch.arccos(F.cosine_similarity(start, end, dim=0).clamp(-1, 1))
-    if angle.sin() < 1e-6:  # one direction: the arc is the line
+    if not spherical or angle.sin() < 1e-6:  # of one direction the arc is the line
         return start + t * (end - start)
     return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
 
@@ -113,9 +110,8 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
     components = min(50, max(1, len(z) // 20)) if method == "mixture" else 1
     parts = []
     for i, group in enumerate(groups[:n]):
-        mixture = GaussianMixture(
-            components, reg_covar=1e-4, max_iter=50, init_params="k-means++", random_state=seed + i
-        )
+        start = {"init_params": "k-means++", "random_state": seed + i}
+        mixture = GaussianMixture(components, reg_covar=1e-4, max_iter=50, **start)
         size = n // len(groups) + (i < n % len(groups))
         # matrices this small gain nothing from threads, which wait beside a busy process; and to draw from a mixture it
         # need not have converged
@@ -190,8 +186,8 @@ def invent(model: nn.Module, images: Callable[[], Split], n: int, method: str, s
     _check_sampler(method, n)  # before images are looked for and encoded
     if method == "prior":
         return sample_normal(n, model.latent_dim, seed)  # type: ignore[arg-type]
-    split = images()
-    split = subset(split, min(5000, len(split)))
+    train = images()
+    split = subset(train, min(5000, len(train)))
     z = encode_images(model, split.images, split.labels)
     size = z.std()  # an autoencoder's codes may be of any size: fitted at unit size they are safe
     return size * sample_codes(method, n, z.double() / size, split.labels, seed)

@@ -127,10 +127,6 @@ def confidence(classifier: nn.Module, images: torch.Tensor) -> tuple[np.ndarray,
 
 def nearest(images: torch.Tensor, among: torch.Tensor) -> np.ndarray:
     """The index in `among` (M,1,28,28) of the image nearest to each of `images` (N,1,28,28), by squared error."""
-    queries, found = to_float(images).flatten(1), []
-    for part in among.split(10_000):
-        found.append(torch.cdist(queries, to_float(part).flatten(1)).min(1))
-    best = torch.stack([distances for distances, _ in found]).argmin(0)
-    starts = torch.arange(len(found)) * 10_000
-    indices = torch.stack([index for _, index in found])
-    return (starts[best] + indices[best, torch.arange(len(best))]).numpy()
+    queries = to_float(images).flatten(1)
+    distances = [torch.cdist(queries, to_float(part).flatten(1)) for part in among.split(10_000)]
+    return torch.cat(distances, dim=1).argmin(1).numpy()

@@ -18,7 +18,7 @@ class Scale(NamedTuple):
     values: int | None = None
 
 
-SCALES = {"full": Scale("full"), "smoke": Scale("smoke", images=(1024, 256, 256), epochs=3, seeds=2, values=2)}
+SCALES = {"full": Scale("full"), "smoke": Scale("smoke", images=(1024, 256, 256), epochs=2, seeds=2, values=2)}
 
 
 def scale() -> Scale:

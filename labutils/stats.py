@@ -114,8 +114,9 @@ def effects_and_times(
 ) -> pd.DataFrame:
     """The table of an ablation: `stats.effects` against the base's value, and what `time_models` measures of each
     value's model with 128 images of a split."""
-    table, named = effects(df, factor, baseline=getattr(base, factor)), {str(value): value for value in values}
-    variants = {row: replace(base, **{factor: named[str(row)]}) for row in table.index}
+    table = effects(df, factor, baseline=getattr(base, factor))
+    value_of = {str(value): value for value in values}
+    variants = {row: replace(base, **{factor: value_of[str(row)]}) for row in table.index}
     return table.join(time_models(variants, split.images[:128], split.labels[:128]))
 
 

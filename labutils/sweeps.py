@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
+from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from labutils.config import BASELINE, Config
@@ -33,8 +34,8 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     Args:
         executor: any `concurrent.futures.Executor`, also of another machine that sees the same folders (see
             outputs/README.md); None starts one process a core with one thread each for what is not yet stored, or on
-            an accelerator, which has no cores to share, does one run after the other. (More threads than free cores
-            are the trap: beside a busy process an epoch takes 15 times as long.)
+            one core or an accelerator, which has none to share, does one run after the other. (More threads than free
+            cores are the trap: beside a busy process an epoch takes 15 times as long.)
 
     Raises:
         DataError, ValueError: images or a device that are not to be had; nothing has run then.
@@ -47,7 +48,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
     distinct = {task.key: task for task in tasks}
     pending = [key for key in distinct if not (runs_dir() / key).exists()]
-    several = len(pending) > 1 and all(config.device == "cpu" for config in configs)
+    several = min(len(pending), cpu_count()) > 1 and all(config.device == "cpu" for config in configs)
     row_of: dict[str, dict[str, Any]] = {}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(distinct) < 2) as bar,

@@ -2,7 +2,9 @@
 
 import statistics
 import time
+import timeit
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 
 import pandas as pd
 import torch
@@ -37,11 +39,7 @@ def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
 
 
 def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 5):
-        start = time.perf_counter()
-        model(x).cpu()  # .cpu() waits for an accelerator
-        seconds.append(time.perf_counter() - start)
+    seconds = timeit.repeat(lambda: model(x).cpu(), number=1, repeat=repeats + 5)  # .cpu() waits for an accelerator
     return 1000 * statistics.median(seconds[5:])
 
 
@@ -50,13 +48,8 @@ def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -
     Each is called once before, which does not count."""
     for warm_up in contenders.values():
         warm_up()
-    return pd.DataFrame([{name: _seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
-
-
-def _seconds(f: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
+    seconds = partial(timeit.timeit, number=1, timer=time.perf_counter)
+    return pd.DataFrame([{name: seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
 
 
 def time_models(
@@ -72,24 +65,25 @@ def time_models(
         one image through the whole model; batch_latency_ms, the same for the batch.
     """
     x = to_float(images)
-
-    def ways_of(config: Config) -> dict[str, Callable[[], object]]:
-        model, objective = build_model(config), build_objective(config)
-
-        def forward(batch: torch.Tensor) -> torch.Tensor:
-            with eval_mode(model):
-                return model(batch)
-
-        return {
-            "train_us": lambda: objective(model, x, labels, 1.0)["loss"].backward(),
-            "latency_ms": lambda: forward(x[:1]),
-            "batch_latency_ms": lambda: forward(x),
-        }
-
     ways: dict[Hashable, Callable[[], object]]
-    ways = {(name, unit): way for name, config in configs.items() for unit, way in ways_of(config).items()}
+    ways = {(name, unit): way for name, config in configs.items() for unit, way in _ways(config, x, labels).items()}
     with cpu_threads(1):
         seconds = in_turns(ways, rounds).median().to_dict()
     scale = {"train_us": 1e6 / len(x), "latency_ms": 1e3, "batch_latency_ms": 1e3}
-    rows = {name: {unit: seconds[name, unit] * factor for unit, factor in scale.items()} for name in configs}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    columns = {unit: [seconds[name, unit] * factor for name in configs] for unit, factor in scale.items()}
+    return pd.DataFrame(columns, index=[*configs])
+
+
+def _ways(config: Config, x: torch.Tensor, labels: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed of a config's model, by the column that it fills."""
+    model, objective = build_model(config), build_objective(config)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        with eval_mode(model):
+            return model(batch)
+
+    return {
+        "train_us": lambda: objective(model, x, labels, 1.0)["loss"].backward(),
+        "latency_ms": lambda: forward(x[:1]),
+        "batch_latency_ms": lambda: forward(x),
+    }

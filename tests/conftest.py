@@ -59,6 +59,15 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+# The files that take longest, in this order, begin first: the last to begin is one that ends soon.
+LONGEST = ("test_interruption", "test_runs", "test_checkpoint", "test_workers", "test_listing", "test_widgets")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist a file goes to one process as a whole."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 COUNTED = pytest.StashKey[list[str]]()
 
 
