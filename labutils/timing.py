@@ -43,7 +43,9 @@ def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
     return 1000 * statistics.median(seconds[5:])
 
 
-def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -> pd.DataFrame:
+def in_turns(  # unproved: no run asks for it
+    contenders: Mapping[Hashable, Callable[[], object]], rounds: int
+) -> pd.DataFrame:
     """Seconds of each contender, a column each, a row a round, so that a slow minute of the machine hits all of them.
     Each is called once before, which does not count."""
     for warm_up in contenders.values():
@@ -52,7 +54,7 @@ def in_turns(contenders: Mapping[Hashable, Callable[[], object]], rounds: int) -
     return pd.DataFrame([{name: seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
 
 
-def time_models(
+def time_models(  # unproved: no run asks for it
     configs: Mapping[Hashable, Config], images: torch.Tensor, labels: torch.Tensor, rounds: int = 15
 ) -> pd.DataFrame:
     """What each config's model takes on one thread of this machine, medians of `rounds` turns; a row a config.
@@ -74,7 +76,9 @@ def time_models(
     return pd.DataFrame(columns, index=[*configs])
 
 
-def _ways(config: Config, x: torch.Tensor, labels: torch.Tensor) -> dict[str, Callable[[], object]]:
+def _ways(  # unproved: no run asks for it
+    config: Config, x: torch.Tensor, labels: torch.Tensor
+) -> dict[str, Callable[[], object]]:
     """What is timed of a config's model, by the column that it fills."""
     model, objective = build_model(config), build_objective(config)
 
