@@ -3,14 +3,12 @@
 
 const SIDE = 140, MARGIN = 14;
 
-/** The k points of xy (N·2) nearest to a place, the nearest first: [[squared distance, index], …]. */
-export function nearest(xy, x, y, k = 1) {
-  const best = [];
+/** The point of xy (N·2) nearest to a place: [squared distance, index]. */
+function nearest(xy, x, y) {
+  let best = [Infinity, -1];
   for (let i = 0; 2 * i < xy.length; i++) {
     const distance = (xy[2 * i] - x) ** 2 + (xy[2 * i + 1] - y) ** 2;
-    if (best.length === k && distance >= best[k - 1][0]) continue;
-    best.push([distance, i]);
-    best.sort((a, b) => a[0] - b[0]).splice(k);
+    if (distance < best[0]) best = [distance, i];
   }
   return best;
 }
@@ -20,20 +18,14 @@ export function nearest(xy, x, y, k = 1) {
 export function latentPlane(data) {
   const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;
   const matrix = data.matrix && floats(data.matrix);
-  /** A point of the plane → a code: exact for a linear projection, else the mean of the nearest codes. */
+  /** A point of the plane → a code: exact for a linear projection, else that of the nearest point. */
   const inverse = (x, y) => {
-    const code = new Float32Array(d);
-    if (matrix) return code.map((_, k) => x * matrix[k] + y * matrix[d + k] + matrix[2 * d + k]);
-    let total = 0;
-    for (const [distance, i] of nearest(xy, x, y, data.neighbours)) {
-      const weight = 1 / (distance + 1e-9);
-      total += weight;
-      for (let k = 0; k < d; k++) code[k] += weight * codes[i * d + k];
-    }
-    return code.map((v) => v / total);
+    if (matrix) return Float32Array.from({ length: d }, (_, k) => x * matrix[k] + y * matrix[d + k] + matrix[2 * d + k]);
+    const i = nearest(xy, x, y)[1];
+    return codes.slice(i * d, (i + 1) * d);
   };
   /** The label that a conditional decoder gets at a point: that of the nearest image. */
-  const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[0][1]] : -1);
+  const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[1]] : -1);
   return { ...data, xy, labels, codes, inverse, labelAt, decode: data.decoder && makeDecoder(data.decoder) };
 }
 
@@ -108,7 +100,7 @@ export function latentMap(root, plane, on) {
     return [event.clientX - box.left, event.clientY - box.top];
   };
   const pointAt = (u, v, within) => {
-    const [[distance, i]] = nearest(screen, u, v);
+    const [distance, i] = nearest(screen, u, v);
     return distance < within * within ? i : -1;
   };
   canvas.addEventListener("mousemove", (event) => {
@@ -140,7 +132,7 @@ export default {
       click: (i) => model.send({ click: i }),
       hover: (x, y) => model.send({ hover: [x, y] }),
     });
-    const answered = (message) => (message.error ? map.say(message.error) : map.show(message.picture));
+    const answered = (message) => map.show(message.picture);
     model.on("msg:custom", answered);
     return () => model.off("msg:custom", answered);
   },

@@ -12,14 +12,11 @@ from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
 from labutils.explore.decoder import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
-from labutils.models import VAE, ConvAutoencoder
 from labutils.pictures import png
-from labutils.plots import DIGIT_COLOURS, class_names
+from labutils.plots import DIGIT_COLOURS
 
 if TYPE_CHECKING:
     from labutils.explore.explorer import LatentExplorer
-
-NEIGHBOURS = 8  # codes that are averaged where a projection has no inverse
 
 
 class Projection:
@@ -49,19 +46,15 @@ class Projection:
             plane = np.column_stack([self.xy, np.ones(len(self.xy))])
             self.matrix = torch.from_numpy(np.linalg.lstsq(plane, z.double().numpy(), rcond=None)[0]).float()
 
-    def nearest(self, xy: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points (M,2) → the k codes that are drawn nearest to each: distances and indices, (M,k)."""
-        nearest = torch.cdist(xy, torch.from_numpy(self.xy)).topk(min(k, len(self.xy)), largest=False)
-        return nearest.values, nearest.indices
+    def nearest(self, xy: torch.Tensor) -> torch.Tensor:
+        """Points (M,2) → the indices (M,) of the codes that are drawn nearest to them."""
+        return torch.cdist(xy, torch.from_numpy(self.xy)).argmin(1)
 
     def inverse(self, xy: torch.Tensor) -> torch.Tensor:
-        """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the mean of the nearest
-        codes, the nearer the heavier."""
-        if self.matrix is not None:
-            return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
-        distances, nearest = self.nearest(xy, NEIGHBOURS)
-        weight = 1 / (distances.square() + 1e-9)
-        return (weight[..., None] * self.z[nearest]).sum(1) / weight.sum(1, keepdim=True)
+        """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the code drawn nearest."""
+        if self.matrix is None:
+            return self.z[self.nearest(xy)]
+        return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
 
     @property
     def extent(self) -> list[float]:
@@ -78,8 +71,8 @@ def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch
     index = evenly_spaced(min(n, total), total)
     projection = Projection(space.test_z[index], method)
     points = {
-        "names": list(class_names(space.data.name)), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
-        "xy": packed(projection.xy), "z": packed(projection.z), "neighbours": NEIGHBOURS,
+        "names": list(space.names), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
+        "xy": packed(projection.xy), "z": packed(projection.z),
         "labels": packed(space.data.test.labels[index], "u1"),
         "matrix": None if projection.matrix is None else packed(projection.matrix),
     }  # fmt: skip
@@ -128,17 +121,12 @@ class LatentMap(anywidget.AnyWidget):
         self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
         self.explorer = explorer
         self.index, self.projection, points = project_test_images(self.space, method, n)
-        super().__init__(data={**points, "decoder": self._browser_decoder()})
-        self.on_msg(self._received)
-
-    def _browser_decoder(self) -> dict[str, Any] | None:
-        """The decoder for the browser, None where only Python knows how this model decodes."""
-        if not isinstance(self.space.model, (ConvAutoencoder, VAE)):
-            return None
         try:
-            return decoder_spec(self.space.model, self.space.latent_dim)
-        except ValueError:
-            return None
+            decoder = decoder_spec(self.space.model)
+        except ValueError:  # only Python knows how this model decodes
+            decoder = None
+        super().__init__(data={**points, "decoder": decoder})
+        self.on_msg(self._received)
 
     def picture_at(self, x: float, y: float) -> bytes:
         """The PNG of the decoded point."""
@@ -162,17 +150,12 @@ class LatentMap(anywidget.AnyWidget):
         super().close()
 
     def _decoded(self, xy: torch.Tensor) -> torch.Tensor:
-        labels = self.space.data.test.labels[self.index[self.projection.nearest(xy)[1][:, 0]]]
+        labels = self.space.data.test.labels[self.index[self.projection.nearest(xy)]]
         return self.space.decode(self.projection.inverse(xy), labels)
 
     def _received(self, widget: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
-        """Answer the page; an error is shown under the map, and raised."""
-        try:
-            if "hover" in content:
-                picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
-                self.send({"picture": f"data:image/png;base64,{picture}"})
-            elif "click" in content:
-                self.click(content["click"])
-        except Exception as error:
-            self.send({"error": f"{type(error).__name__}: {error}"})
-            raise
+        if "click" in content:
+            self.click(content["click"])
+        else:
+            picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
+            self.send({"picture": f"data:image/png;base64,{picture}"})

@@ -37,7 +37,7 @@ def export_html(
     index, _, points = project_test_images(space, method, n)
     images = png(space.data.test.images[index], 50)
     page = {
-        **points, "decoder": decoder_spec(space.model, space.latent_dim),
+        **points, "decoder": decoder_spec(space.model),
         "name": space.name, "measure": space.measure, "order": list(space.order),
         "importance": space.importance.tolist(), "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "covariance_root": packed(covariance_root(space.z)),
