@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from labutils.explore.space import latent_space
 
 
 def test_a_page_holds_everything_and_asks_for_nothing(digits, tmp_path):
-    space = latent_space(trained_like(TINY), digits, n=200)
+    space = replace(latent_space(trained_like(TINY), digits, n=200), name="<b>mine</b>")
     explorer = LatentExplorer(space)
-    path = explorer.export_html(tmp_path / "a" / "page.html", n=100, title="<b>mine</b>")
+    path = explorer.export_html(tmp_path / "a" / "page.html", n=100)
     explorer.close()
     page = path.read_text(encoding="utf-8")
     assert "&lt;b&gt;mine" in page

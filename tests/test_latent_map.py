@@ -141,9 +141,9 @@ def test_a_plane_reads_from_the_top_left(space):
     the_map.close()
 
 
-@pytest.mark.parametrize(("method", "reason"), [("codes", "two units"), ("isomap", "must be one of")])
-def test_an_impossible_projection_is_refused(space, method, reason):
-    with pytest.raises(ValueError, match=reason):
+@pytest.mark.parametrize("method", ["codes", "isomap"])
+def test_an_impossible_projection_is_refused(space, method):
+    with pytest.raises(ValueError, match="must be one of"):
         LatentMap(space, method=method)
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from labutils import BASELINE, Config, LatentExplorer
 from labutils.explore.controls import Later, Status
-from labutils.explore.favourites import favourites_file
 from labutils.explore.space import RANDOM, latent_space
 from labutils.models import build_model
 from labutils.pictures import png
@@ -219,11 +218,6 @@ def test_reset_brings_the_real_image_back(explorer):
     assert explorer.pair.layout.visibility == "hidden"
 
 
-def test_too_few_images_are_refused(digits):
-    with pytest.raises(ValueError, match="at least 10"):
-        LatentExplorer(trained_like(TINY), digits, n=3)
-
-
 def test_what_tells_no_classes_is_no_classifier(digits):
     with pytest.raises(ValueError, match="name a classifier"):
         LatentExplorer(trained_like(TINY), digits, classifier=trained_like(TINY))
@@ -399,16 +393,6 @@ def test_a_status_escapes_what_it_says():
 def test_a_picture_can_be_saved(explorer):
     explorer.describe()
     assert "download" in explorer.links.value
-
-
-def test_a_broken_file_of_favourites_is_named_with_the_remedy(space, tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    file = favourites_file(space.name, space.model)
-    file.parent.mkdir(parents=True)
-    file.write_text("{")
-    with pytest.raises(ValueError, match=f"{file.name}.* delete it"):
-        LatentExplorer(space)
-    assert file.read_text() == "{"
 
 
 def test_a_model_in_training_is_decoded_as_it_will_be_and_trains_on(digits):

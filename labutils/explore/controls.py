@@ -149,7 +149,6 @@ class Later:
     def cancel(self) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = None
 
 
 def close_all(widget: widgets.Widget) -> None:
@@ -167,11 +166,10 @@ class Column:
 
     def __init__(self) -> None:
         self.status = Status()
-        self.box = widgets.VBox(layout=widgets.Layout(max_width="860px"))
 
     def fill(self, *parts: widgets.Widget) -> None:
         """Show these parts above the status line."""
-        self.box.children = [widgets.HTML(STYLE), *parts, self.status.line]
+        self.box = widgets.VBox([widgets.HTML(STYLE), *parts, self.status.line])
 
     def close(self) -> None:
         """Remove it from the page and the kernel."""
@@ -196,10 +194,6 @@ class Panel(Column):
         self.update()
 
     def update(self) -> None:
-        """Draw the panel as its controls stand.
-
-        Raises:
-            Exception: whatever went wrong; the status line says it too.
-        """
+        """Draw the panel as its controls stand. What goes wrong is raised, and shown in the status line."""
         with self.status.watching():
             self.status.say(self._update() or "")

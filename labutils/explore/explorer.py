@@ -36,7 +36,7 @@ class LatentExplorer(Column):
         n: how many training images tell the ranges of the sliders and are searched for the nearest.
 
     Attributes:
-        z, y: the code (latent_dim,), and the label that a conditional_vae decodes it with, or None.
+        z, y: the code (latent_dim,), and the label, or NO_CLASS; only a conditional decoder reads it.
         index: the test image that was started from last.
         sliders: by unit, most important first.
         renders: how many pictures have been drawn.
@@ -53,10 +53,8 @@ class LatentExplorer(Column):
         self.classifier = None if classifier is None else named_model(classifier)[1]
         if hasattr(self.classifier, "decode"):
             raise ValueError(f"classifier={classifier!r} decodes codes and tells no classes: name a classifier")
-        self.names = self.space.names
         self.z: torch.Tensor = torch.zeros(self.space.latent_dim)
-        self.y: int | None = None
-        self.index = self.renders = 0
+        self.y, self.index, self.renders = NO_CLASS, 0, 0
         self._seeds = count(1)
         self._side = Later(self.status.watching()(self.describe), PAUSE)
         self._favourites_file = favourites_file(self.space.name, self.space.model)
@@ -76,7 +74,7 @@ class LatentExplorer(Column):
 
         Args:
             origin: what the status line says.
-            y: the label for a conditional decoder.
+            y: the label; only a conditional decoder reads it.
             index: the test image that the code belongs to; it is shown beside its reconstruction.
 
         Raises:
@@ -85,13 +83,14 @@ class LatentExplorer(Column):
         z = torch.as_tensor(z, dtype=torch.float32).flatten().clone()
         if len(z) != self.space.latent_dim or not z.isfinite().all():
             raise ValueError(f"a code of {self.space.name} has {self.space.latent_dim} finite numbers, not {len(z)}")
-        if y not in (None, *range(len(self.names))):
-            raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.names) - 1}")
+        y = NO_CLASS if y is None else y
+        if y not in range(NO_CLASS, len(self.space.names)):
+            raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.space.names) - 1}")
         self._start = (z.clone(), origin, y, index)
         self.z, self.y = z, y  # first: a slider that is set to them has not moved
         for unit, slider in self.sliders.items():
             slider.value = float(z[unit])
-        self.label.value = NO_CLASS if y is None else y
+        self.label.value = y
         self._render()
         self._show_real(index)
         beyond = int(((z < self.space.low) | (z > self.space.high)).sum())
@@ -99,16 +98,12 @@ class LatentExplorer(Column):
         self.status.say(f"started from {origin}{more}")
 
     def from_image(self, index: int) -> None:
-        """Start from the code of a test image; it and its reconstruction are shown beside the picture.
-
-        Raises:
-            IndexError: there is no such test image.
-        """
+        """Start from the code of a test image; it and its reconstruction are shown beside the picture."""
         test = self.space.data.test
         label = int(test.labels[index])
         z = self.space.encode(test.images[[index]], label)[0]
         self.index = index
-        self.load(z, f"test image {index}, a {self.names[label]}", label if self.space.conditional else None, index)
+        self.load(z, f"test image {index}, a {self.space.names[label]}", label, index)
 
     def from_digit(self, label: int) -> None:
         """Start from the next test image of a class, or of any for NO_CLASS."""
@@ -122,21 +117,17 @@ class LatentExplorer(Column):
         """Start from a random code: "prior", "uniform", "gaussian", "mixture", or "of a class" (see Space.pool), the
         class being the one that is chosen above. No seed means another code each time."""
         seed = next(self._seeds) if seed is None else seed
-        label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.names)
-        what = f"{method}, {self.names[label]}" if method == "of a class" else method
+        label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.space.names)
+        what = f"{method}, {self.space.names[label]}" if method == "of a class" else method
         z = self.space.pool(method, label)[seed % POOL]
-        self.load(z, f"a random code ({what})", label if self.space.conditional else None)
+        self.load(z, f"a random code ({what})", label)
 
     def zeros(self) -> None:
         """Start from the code of zeros."""
         self.load(torch.zeros(self.space.latent_dim), "zeros", self.y)
 
     def paste(self, text: str) -> None:
-        """Start from a code as text: numbers separated by commas or spaces, brackets allowed.
-
-        Raises:
-            ValueError: text that is no code of this model.
-        """
+        """Start from a code as text: numbers separated by commas or spaces, brackets allowed. Raises as `load` does."""
         words = text.translate(str.maketrans("[](),;", "      ")).split()
         self.load([float(word) for word in words], "a typed code", self.y)
 
@@ -153,11 +144,7 @@ class LatentExplorer(Column):
         return name
 
     def recall(self, name: str) -> None:
-        """Start from a favourite.
-
-        Raises:
-            KeyError: there is none of that name.
-        """
+        """Start from the favourite of a name."""
         favourite = self.favourites[name]
         self.load(favourite["z"], f"favourite {name}", favourite["y"])
 
@@ -178,7 +165,7 @@ class LatentExplorer(Column):
         self.nearest.value = png(self.space.known.images[neighbours])
         self.code.value = ui.code_text(self.z)
         self.links.value = ui.links(self.code.value, png(x), f"{self.space.name}.png")
-        labels = " ".join(self.names[int(self.space.known.labels[i])] for i in neighbours)
+        labels = " ".join(self.space.names[int(self.space.known.labels[i])] for i in neighbours)
         picture, code = self.space.error_rank(float(errors[0])), self.space.code_rank(self.z)
         self.facts.value = (
             f"nearest real digits: {labels}<br>picture: farther from its nearest than <b>{picture:.0%}</b> of test "
@@ -187,7 +174,7 @@ class LatentExplorer(Column):
         if self.classifier is not None:
             with eval_mode(self.classifier) as device:
                 shares = self.classifier(x.to(device)).softmax(1)[0].cpu().tolist()
-            self.opinion.value = ui.bars(shares, self.names)
+            self.opinion.value = ui.bars(shares, self.space.names)
 
     def _show_real(self, index: int | None) -> None:
         """Show a test image and the reconstruction, which is the picture of its code; None hides both."""
@@ -195,7 +182,7 @@ class LatentExplorer(Column):
         if index is not None:
             test = self.space.data.test
             self.real.value, self.rebuilt.value = png(test.images[[index]]), self.picture.value
-            self.real_caption.value = f"a real {self.names[int(test.labels[index])]}"
+            self.real_caption.value = f"a real {self.space.names[int(test.labels[index])]}"
 
     def export_html(self, path: str | Path, **options: Any) -> Path:
         """Write a page that needs neither Python nor a network: see `page.export_html`."""
@@ -232,7 +219,7 @@ class LatentExplorer(Column):
 
     def _starts(self) -> widgets.HBox:
         """The ways to start."""
-        self.digit = ui.class_choice(self.names, "any", tooltip="which class")
+        self.digit = ui.class_choice(self.space.names, "any", tooltip="which class")
         self.method = ui.choice(RANDOM, value="gaussian", tooltip="where codes come from")
         self.favourite = ui.choice([FAVOURITES, *self.favourites], width="170px")
         self.status.watch(self.favourite, self._chosen)
@@ -250,7 +237,7 @@ class LatentExplorer(Column):
         """The line of the code, and the label that a conditional decoder is told."""
         self.code = ui.control(widgets.Text, "code", "99%", placeholder="a code to start from", continuous_update=False)
         self.status.watch(self.code, self._typed)
-        self.label = ui.class_choice(self.names, "nothing", "the decoder is told")
+        self.label = ui.class_choice(self.space.names, "nothing", "the decoder is told")
         self.label.layout.display = "" if self.space.conditional else "none"
         self.status.watch(self.label, self._labelled)
         return self.code, self.label
@@ -266,9 +253,8 @@ class LatentExplorer(Column):
             self._render()
 
     def _labelled(self, label: int) -> None:
-        y = None if label == NO_CLASS else label
-        if y != self.y:
-            self.y = y
+        if label != self.y:
+            self.y = label
             self._render()
 
     def _chosen(self, name: str) -> None:

@@ -52,7 +52,7 @@ export function latentMap(root, plane, on) {
   const map = {
     show: (url) => { picture.src = url; },
     say: (words) => { text.textContent = words; },
-    select: (i) => { selected = i; draw(); },
+    select: (i) => draw(i),
   };
 
   const px = (x) => MARGIN + (x - x0) / (x1 - x0) * (width - 2 * MARGIN);
@@ -61,31 +61,26 @@ export function latentMap(root, plane, on) {
   const fromPy = (v) => y1 - (v - MARGIN) / (height - 2 * MARGIN) * (y1 - y0);
   const screen = xy.map((v, i) => (i % 2 ? py(v) : px(v)));
 
-  // the points are drawn once, and copied below the cursor's ring at each move
-  const points = canvas.cloneNode(), brush = points.getContext("2d"), pen = canvas.getContext("2d");
-  brush.scale(ratio, ratio);
-  brush.globalAlpha = 0.65;
-  labels.forEach((label, i) => {
-    brush.fillStyle = colours[label];
-    brush.beginPath();
-    brush.arc(screen[2 * i], screen[2 * i + 1], 2.4, 0, 7);
-    brush.fill();
-  });
-  let selected = -1, cursor = null;
-  const ring = (u, v, r, colour) => {
-    pen.strokeStyle = colour;
-    pen.lineWidth = 2;
+  const pen = canvas.getContext("2d");
+  const disc = (i, radius) => {
     pen.beginPath();
-    pen.arc(u, v, r, 0, 7);
-    pen.stroke();
+    pen.arc(screen[2 * i], screen[2 * i + 1], radius, 0, 7);
   };
-  const draw = () => {
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    pen.drawImage(points, 0, 0);
-    pen.scale(ratio, ratio);
-    if (selected >= 0) ring(screen[2 * selected], screen[2 * selected + 1], 7, "#000");
-    if (cursor) ring(...cursor, 4, "#444");
+  /** Draw all points, and a ring around one of them (none for −1). */
+  const draw = (selected = -1) => {
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.globalAlpha = 0.65;
+    labels.forEach((label, i) => {
+      pen.fillStyle = colours[label];
+      disc(i, 2.4);
+      pen.fill();
+    });
+    pen.globalAlpha = 1;
+    pen.lineWidth = 2;
+    if (selected < 0) return;
+    disc(selected, 7);
+    pen.stroke();
   };
 
   const sketch = document.createElement("canvas");
@@ -104,13 +99,10 @@ export function latentMap(root, plane, on) {
     return distance < within * within ? i : -1;
   };
   canvas.addEventListener("mousemove", (event) => {
-    cursor = at(event);
-    const x = fromPx(cursor[0]), y = fromPy(cursor[1]), i = pointAt(...cursor, 8);
+    const [u, v] = at(event), x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
     map.say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
-    draw();
     look(x, y);
   });
-  canvas.addEventListener("mouseleave", () => { cursor = null; draw(); });
   canvas.addEventListener("click", (event) => {
     const i = pointAt(...at(event), 12);
     if (i < 0) return;

@@ -24,8 +24,7 @@ class Projection:
 
     Args:
         z: (N,latent_dim) codes.
-        method: "codes" (both units of a 2-D model as they are), "pca", "tsne" or "umap"; None takes "codes" where there
-            are two units, else "pca".
+        method: "pca", "tsne" or "umap"; None takes both units of a 2-D model as they are ("codes"), else "pca".
 
     Attributes:
         xy: (N,2) float32.
@@ -36,10 +35,9 @@ class Projection:
         units = z.shape[1]
         if units < 2:
             raise ValueError("a code of one unit has no map: take a model with two units or more")
-        if method == "codes" and units != 2:
-            raise ValueError(f"method='codes' draws codes of two units as they are, and these have {units}")
         self.z, self.method = z, method or ("codes" if units == 2 else "pca")
-        self.xy = (z.numpy() if self.method == "codes" else project(z, self.method)).astype(np.float32)
+        as_they_are = self.method == "codes" and units == 2
+        self.xy = (z.numpy() if as_they_are else project(z, self.method)).astype(np.float32)
         self.matrix: torch.Tensor | None = None
         if self.method in ("codes", "pca"):
             # the inverse of a linear projection, other directions at their mean, is a least-squares fit of z to it

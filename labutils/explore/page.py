@@ -14,13 +14,7 @@ from labutils.pictures import png
 
 
 def export_html(
-    model: Model | Space,
-    path: str | Path,
-    data: Dataset | None = None,
-    *,
-    method: str | None = None,
-    n: int = 2000,
-    title: str = "",
+    model: Model | Space, path: str | Path, data: Dataset | None = None, *, method: str | None = None, n: int = 2000
 ) -> Path:
     """Write one self-contained page: a slider for each unit, the picture, the map (hover decodes, a click loads), the
     ways to start (a test image, random codes, zeros, a pasted code), copy and save.
@@ -44,7 +38,7 @@ def export_html(
         "test_index": index.tolist(), "images": base64.b64encode(images).decode(),
     }  # fmt: skip
     parts = {
-        "TITLE": html.escape(title or f"{space.name}: a latent space to touch"),
+        "TITLE": html.escape(f"{space.name}: a latent space to touch"),
         "DATA": json.dumps(page, ensure_ascii=True).replace("<", "\\u003c"),
         "SCRIPTS": SCRIPTS,
     }

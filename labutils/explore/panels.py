@@ -26,17 +26,14 @@ def traversals(space: Space, units: int = 8) -> Panel:
     range, all else fixed. The most important units come first."""
     test, units = space.data.test, min(units, space.latent_dim)
     image = ui.number("test image", len(test) - 1)
-    pages = [(f"{i + 1} to {min(i + units, space.latent_dim)}", i) for i in range(0, space.latent_dim, units)]
-    first = ui.choice(pages, "units, by importance")
+    starts = [min(i, space.latent_dim - units) for i in range(0, space.latent_dim, units)]
+    first = ui.choice([(f"{i + 1} to {i + units}", i) for i in starts], "units, by importance")
     rows = [ui.row(ui.caption("", LABEL), ui.view(36 * STEPS, 36)) for _ in range(units)]
 
     def update() -> None:
         label = test.labels[image.value]
         z = space.encode(test.images[[image.value]], label)[0]
-        shown = space.order[first.value : first.value + units]
-        for i, row in enumerate(rows):
-            row.layout.display = "" if i < len(shown) else "none"
-        for unit, row in zip(shown, rows, strict=False):
+        for unit, row in zip(space.order[first.value :], rows, strict=False):
             values = torch.linspace(float(space.low[unit]), float(space.high[unit]), STEPS)
             text, strip = row.children
             text.value = f"z{unit} · {space.importance[unit]:.2f}"

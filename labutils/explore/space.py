@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,20 +124,13 @@ class Space:
 
     def code_rank(self, z: torch.Tensor) -> float:
         """The share in [0,1] of known codes that lie nearer to their centre than z (latent_dim,), by Mahalanobis'
-        distance over the units that vary: a sleeping unit's value means nothing to the decoder."""
-        awake, normal, distances = self._spread
-        return float((distances < normal.mahalanobis(z[None, awake].numpy())).mean())
-
-    @cached_property
-    def _spread(self) -> tuple[torch.Tensor, Any, np.ndarray]:
-        """The units that vary, the normal distribution of their codes, and the codes' distances from its centre."""
-        from sklearn.covariance import ShrunkCovariance
-
-        variance = self.z.var(0)
-        awake = variance > 0.01 * variance.max()
-        codes = self.z[:, awake].double().numpy()
-        normal = ShrunkCovariance(shrinkage=1e-4).fit(codes)
-        return awake, normal, normal.mahalanobis(codes)
+        distance. A unit that hardly varies counts little: its value means nothing to the decoder."""
+        covariance = torch.atleast_2d(self.z.T.cov())
+        ridge = 0.01 * covariance.diagonal().max() * torch.eye(self.latent_dim)
+        centred = torch.cat([z[None], self.z]) - self.z.mean(0)
+        root = torch.linalg.cholesky(covariance + ridge)
+        distances = torch.linalg.solve_triangular(root, centred.T, upper=False).norm(dim=0)
+        return float((distances[1:] < distances[0]).float().mean())
 
     def statistics(self) -> dict[str, float]:
         """The codes in numbers: units, active_units (a variance above 0.01, Burda et al. 2016, section 5.2), the mean
@@ -165,10 +157,8 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
         n: how many training images to encode, evenly spaced.
 
     Raises:
-        ValueError: a model that decodes nothing (a classifier), a bare model without data, or fewer than ten images.
+        ValueError: a model that decodes nothing (a classifier), or a bare model without data.
     """
-    if n < 10:
-        raise ValueError(f"n={n} must be at least 10: the codes of fewer images tell nothing")
     if isinstance(model, Space):
         return model
     name, network, dataset = named_model(model)
