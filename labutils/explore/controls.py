@@ -18,8 +18,7 @@ STYLE = """<style>
 .labutils-caption * { line-height: 1.45 !important; }
 .labutils-caption .widget-html-content { padding: 3px 0; }
 .labutils-error, .labutils-error * { color: var(--jp-error-color1, #b00020) !important; }
-.labutils-slider .widget-label { font-size: 11px; font-variant-numeric: tabular-nums; }
-.labutils-slider .widget-readout { font-size: 11px; min-width: 36px; }
+.labutils-slider > * { font-size: 11px !important; font-variant-numeric: tabular-nums; min-width: 36px; }
 </style>"""
 
 
@@ -73,8 +72,7 @@ def code_text(z: torch.Tensor) -> str:
 def links(text: str, picture: bytes, file: str) -> str:
     """Copy and save without a round trip: the browser has both already."""
     data = base64.b64encode(picture).decode()
-    style = "padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important"
-    look = f"class='jupyter-button' style='{style}'"
+    look = "class=jupyter-button style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
     return (
         f"<div style='display: flex'><button {look} data-code='{text}' "
         "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
@@ -140,15 +138,12 @@ class Later:
         self._timer: asyncio.TimerHandle | None = None
 
     def request(self) -> None:
-        self.cancel()
+        if self._timer:
+            self._timer.cancel()
         try:
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self.function)
         except RuntimeError:
             self.function()
-
-    def cancel(self) -> None:
-        if self._timer:
-            self._timer.cancel()
 
 
 def close_all(widget: widgets.Widget) -> None:

@@ -22,8 +22,8 @@ function erf(x) {
 
 /** Both kinds of convolution scatter or gather along the same lines; a dense layer is one of a single pixel.
  *  weight (kernel, kernel, inputs, outputs). */
-function convolution(layer, x, transposed) {
-  const { kernel, stride, padding, more, inputs, outputs, weight, bias } = layer;
+function convolution(layer, x) {
+  const { transposed, kernel, stride, padding, more, inputs, outputs, weight, bias } = layer;
   const n = Math.sqrt(x.length / inputs); // maps are square: n × n → N × N
   const N = transposed ? (n - 1) * stride - 2 * padding + kernel + more : Math.floor((n + 2 * padding - kernel) / stride) + 1;
   const y = new Float32Array(N * N * outputs), steps = transposed ? n : N, end = transposed ? N : n;
@@ -44,8 +44,7 @@ function convolution(layer, x, transposed) {
 
 function run(layers, x) {
   for (const layer of layers) {
-    if (layer.kind === "conv") x = convolution(layer, x, false);
-    else if (layer.kind === "conv_transposed") x = convolution(layer, x, true);
+    if (layer.kind === "convolution") x = convolution(layer, x);
     else if (layer.kind === "residual") { const y = run(layer.layers, x); x = x.map((v, i) => v + y[i]); }
     else x = x.map(POINTWISE[layer.kind](layer));
   }

@@ -58,16 +58,15 @@ def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
 
 def _convolution(module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
     """A layer with its weight as (kernel, kernel, inputs, outputs); a dense layer is a convolution of one pixel."""
-    shape = {"kernel": 1, "stride": 1, "padding": 0, "more": 0}
+    transposed = isinstance(module, nn.ConvTranspose2d)
     if isinstance(module, nn.Linear):
-        weight = module.weight.T[None, None]
+        weight, shape = module.weight.T[None, None], {"kernel": 1, "stride": 1, "padding": 0, "more": 0}
     else:
-        transposed = isinstance(module, nn.ConvTranspose2d)
         # torch: transposed (inputs, outputs, k, k), else (outputs, inputs, k, k)
         weight = module.weight.permute(2, 3, 0, 1) if transposed else module.weight.permute(2, 3, 1, 0)
         shape = {"kernel": module.kernel_size[0], "stride": module.stride[0], "padding": int(module.padding[0]),
                  "more": module.output_padding[0]}  # fmt: skip
-    kind = "conv_transposed" if isinstance(module, nn.ConvTranspose2d) else "conv"
     inputs, outputs = weight.shape[2:]
     bias = torch.zeros(outputs) if module.bias is None else module.bias
-    return {"kind": kind, **shape, "inputs": inputs, "outputs": outputs, "weight": packed(weight), "bias": packed(bias)}
+    return {"kind": "convolution", "transposed": transposed, **shape, "inputs": inputs, "outputs": outputs,
+            "weight": packed(weight), "bias": packed(bias)}  # fmt: skip

@@ -1,7 +1,7 @@
 """LatentExplorer: a slider for every unit of a code, and beside them the picture that the decoder makes of it."""
 
+import re
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,7 @@ class LatentExplorer(Column):
         index: the test image that was started from last.
         sliders: by unit, most important first.
         renders: how many pictures have been drawn.
-        picture, real, rebuilt, nearest, facts, opinion, links: what is shown; pair, the real image and its
-            reconstruction, is hidden where there is none.
+        picture, pair (real and rebuilt, or hidden), nearest, facts, opinion, links: what is shown.
         digit, method, favourite, label, code: the controls beside the sliders.
     """
 
@@ -53,9 +52,7 @@ class LatentExplorer(Column):
         self.classifier = None if classifier is None else named_model(classifier)[1]
         if hasattr(self.classifier, "decode"):
             raise ValueError(f"classifier={classifier!r} decodes codes and tells no classes: name a classifier")
-        self.z: torch.Tensor = torch.zeros(self.space.latent_dim)
-        self.y, self.index, self.renders = NO_CLASS, 0, 0
-        self._seeds = count(1)
+        self.index = self.renders = 0
         self._side = Later(self.status.watching()(self.describe), PAUSE)
         self._favourites_file = favourites_file(self.space.name, self.space.model)
         self.favourites = read_favourites(self._favourites_file)
@@ -116,11 +113,10 @@ class LatentExplorer(Column):
     def from_random(self, method: str = "gaussian", seed: int | None = None) -> None:
         """Start from a random code: "prior", "uniform", "gaussian", "mixture", or "of a class" (see Space.pool), the
         class being the one that is chosen above. No seed means another code each time."""
-        seed = next(self._seeds) if seed is None else seed
+        seed = self.renders if seed is None else seed
         label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.space.names)
         what = f"{method}, {self.space.names[label]}" if method == "of a class" else method
-        z = self.space.pool(method, label)[seed % POOL]
-        self.load(z, f"a random code ({what})", label)
+        self.load(self.space.pool(method, label)[seed % POOL], f"a random code ({what})", label)
 
     def zeros(self) -> None:
         """Start from the code of zeros."""
@@ -128,7 +124,7 @@ class LatentExplorer(Column):
 
     def paste(self, text: str) -> None:
         """Start from a code as text: numbers separated by commas or spaces, brackets allowed. Raises as `load` does."""
-        words = text.translate(str.maketrans("[](),;", "      ")).split()
+        words = re.findall(r"[^][(),;\s]+", text)
         self.load([float(word) for word in words], "a typed code", self.y)
 
     def reset(self) -> None:
@@ -187,11 +183,6 @@ class LatentExplorer(Column):
     def export_html(self, path: str | Path, **options: Any) -> Path:
         """Write a page that needs neither Python nor a network: see `page.export_html`."""
         return export_html(self.space, path, **options)
-
-    def close(self) -> None:
-        """Remove the explorer from the page and the kernel."""
-        self._side.cancel()
-        super().close()
 
     # How it is built
 

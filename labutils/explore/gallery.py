@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from labutils import codes
@@ -26,8 +25,7 @@ def epoch_gallery(
         ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
     """
     if config.model == "classifier" or config.latent_dim < 2:
-        shape = f"model={config.model!r}, latent_dim={config.latent_dim}"
-        raise ValueError(f"a gallery needs an autoencoder or a VAE with two units or more, not {shape}")
+        raise ValueError("a gallery needs an autoencoder or a VAE with two units or more")
     root = Path(folder) / data.name / config.model
     noise = codes.sample_normal(64, config.latent_dim)
     known, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
@@ -41,7 +39,7 @@ def epoch_gallery(
         z = codes.encode_images(model, known.images)
         shaped = z.mean(0) + noise @ codes.covariance_root(z).T
         rebuilt = codes.reconstruct(model, shown.images, shown.labels)
-        pictures: dict[str, Figure] = {
+        pictures = {
             "samples": plot_grids({f"epoch {epoch}": codes.decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": codes.decode_codes(model, noise)}),
             "reconstructions": plot_images({"x": shown.images, "x_hat": rebuilt}),

@@ -90,21 +90,17 @@ export function latentMap(root, plane, on) {
     sketch.getContext("2d").putImageData(toImage(plane.decode(plane.inverse(x, y), plane.labelAt(x, y))), 0, 0);
     map.show(sketch.toDataURL());
   };
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
-  };
   const pointAt = (u, v, within) => {
     const [distance, i] = nearest(screen, u, v);
     return distance < within * within ? i : -1;
   };
   canvas.addEventListener("mousemove", (event) => {
-    const [u, v] = at(event), x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
+    const { offsetX: u, offsetY: v } = event, x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
     map.say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
     look(x, y);
   });
   canvas.addEventListener("click", (event) => {
-    const i = pointAt(...at(event), 12);
+    const i = pointAt(event.offsetX, event.offsetY, 12);
     if (i < 0) return;
     map.say(`loaded a ${names[labels[i]]}`);
     map.select(i);

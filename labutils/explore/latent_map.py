@@ -1,7 +1,7 @@
 """LatentMap: the codes of thousands of test images in two dimensions, decoded under the mouse."""
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import numpy as np
@@ -14,9 +14,6 @@ from labutils.explore.decoder import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS
-
-if TYPE_CHECKING:
-    from labutils.explore.explorer import LatentExplorer
 
 
 class Projection:
@@ -70,8 +67,7 @@ def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch
     projection = Projection(space.test_z[index], method)
     points = {
         "names": list(space.names), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
-        "xy": packed(projection.xy), "z": packed(projection.z),
-        "labels": packed(space.data.test.labels[index], "u1"),
+        "xy": packed(projection.xy), "z": packed(projection.z), "labels": packed(space.data.test.labels[index], "u1"),
         "matrix": None if projection.matrix is None else packed(projection.matrix),
     }  # fmt: skip
     return index, projection, points
@@ -112,11 +108,11 @@ class LatentMap(anywidget.AnyWidget):
         method: str | None = None,
         *,
         n: int = 3000,
-        explorer: "LatentExplorer | None" = None,
+        explorer: Any = None,
     ) -> None:
         if model is None and explorer is None:
             raise ValueError("a map needs a model, or an explorer whose model it takes")
-        self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
+        self.space = explorer.space if model is None else latent_space(model, data)
         self.explorer = explorer
         self.index, self.projection, points = project_test_images(self.space, method, n)
         try:

@@ -42,7 +42,7 @@ class Space:
     importance: np.ndarray
     order: tuple[int, ...]
     measure: str
-    _pools: dict[tuple[str, int | None], torch.Tensor] = field(default_factory=dict, init=False)
+    _pools: dict[tuple[str, int | None], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
