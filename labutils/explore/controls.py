@@ -18,7 +18,7 @@ STYLE = """<style>
 .labutils-caption * { line-height: 1.45 !important; }
 .labutils-caption .widget-html-content { padding: 3px 0; }
 .labutils-error, .labutils-error * { color: var(--jp-error-color1, #b00020) !important; }
-.labutils-slider > * { font-size: 11px !important; font-variant-numeric: tabular-nums; min-width: 36px; }
+.labutils-slider .widget-label, .labutils-slider .widget-readout { font-size: 11px; min-width: 36px; }
 </style>"""
 
 

@@ -212,7 +212,7 @@ class LatentExplorer(Column):
         """The ways to start."""
         self.digit = ui.class_choice(self.space.names, "any", tooltip="which class")
         self.method = ui.choice(RANDOM, value="gaussian", tooltip="where codes come from")
-        self.favourite = ui.choice([FAVOURITES, *self.favourites], width="170px")
+        self.favourite = ui.choice([FAVOURITES, *self.favourites])
         self.status.watch(self.favourite, self._chosen)
         button = self.status.button
         return ui.row(
