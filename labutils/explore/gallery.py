@@ -25,9 +25,7 @@ def epoch_gallery(
         ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
     """
     if config.model == "classifier" or config.latent_dim < 2:
-        raise ValueError(
-            f"no gallery without two decoded units: model={config.model!r}, latent_dim={config.latent_dim}"
-        )
+        raise ValueError(f"a gallery decodes two units or more: model={config.model!r}, latent_dim={config.latent_dim}")
     root = Path(folder) / data.name / config.model
     noise = codes.sample_normal(64, config.latent_dim)
     known, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
