@@ -8,19 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_latent_map import Own
 from test_widgets import TINY, trained_like
 
 from labutils import LatentExplorer
-from labutils.explore.decoder import decoder_spec
 from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
-from labutils.models import build_model
 
 
 def test_a_page_holds_everything_and_asks_for_nothing(digits, tmp_path):
-    space = latent_space(trained_like(TINY), digits, n=200)
+    space = replace(latent_space(trained_like(TINY), digits, n=200), name="<b>mine</b>")
     explorer = LatentExplorer(space)
-    path = explorer.export_html(tmp_path / "a" / "page.html", n=100, title="<b>mine</b>")
+    path = explorer.export_html(tmp_path / "a" / "page.html", n=100)
     explorer.close()
     page = path.read_text(encoding="utf-8")
     assert "&lt;b&gt;mine" in page
@@ -32,16 +31,11 @@ def test_a_page_holds_everything_and_asks_for_nothing(digits, tmp_path):
     assert data["order"] == list(space.order)
 
 
-def test_batch_norm_is_folded_away(digits):
-    for config in (replace(TINY, batch_norm=True), replace(TINY, model="mlp_vae", filters=(32, 32, 64), depth=3,
-                                                           batch_norm=True, hidden=6)):  # fmt: skip
-        spec = decoder_spec(build_model(config), 5)
-        assert {layer["kind"] for layer in spec["layers"]} <= {"conv", "conv_transposed", "relu", "sigmoid"}
-
-
-def test_a_layer_that_the_page_does_not_know_is_refused(digits, tmp_path):
+def test_what_the_page_cannot_decode_is_refused(digits, tmp_path):
     model = trained_like(TINY)
     model.decoder.append(torch.nn.Softplus())
     with pytest.raises(ValueError, match="Softplus"):
         export_html(model, tmp_path / "page.html", digits)
+    with pytest.raises(ValueError, match="Own"):
+        export_html(Own(trained_like(TINY)), tmp_path / "page.html", digits)
     assert not list(tmp_path.iterdir())

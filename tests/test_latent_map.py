@@ -111,14 +111,6 @@ def test_a_click_loads_the_image_into_the_explorer(space, sent):
         one.close()
 
 
-def test_an_error_is_sent_to_the_page_and_raised(space, sent):
-    the_map = LatentMap(space, n=50)
-    with pytest.raises(IndexError):
-        the_map._received(the_map, {"click": 10**6}, [])
-    assert "IndexError" in sent[0]["error"]
-    the_map.close()
-
-
 def test_pca_is_inverted_exactly(space):
     projection = Projection(space.test_z, "pca")
     oracle = PCA(2, random_state=0).fit(space.test_z.numpy())
@@ -135,13 +127,10 @@ def test_two_units_are_their_own_map(digits):
     the_map.close()
 
 
-def test_where_there_is_no_inverse_the_neighbours_answer(space):
+def test_where_there_is_no_inverse_the_nearest_code_answers(space):
     projection = Projection(space.test_z[:60], "tsne")
-    at_a_point = projection.inverse(torch.from_numpy(projection.xy[7:8]))
-    torch.testing.assert_close(at_a_point, space.test_z[7:8], rtol=1e-2, atol=1e-2 * float(space.z.std()))
-    between = projection.inverse(torch.from_numpy(projection.xy[:2].mean(0, keepdims=True)))
-    assert (between >= space.test_z[:60].min(0).values).all()
-    assert (between <= space.test_z[:60].max(0).values).all()
+    near = torch.from_numpy(projection.xy[7:9]) + 1e-3
+    assert torch.equal(projection.inverse(near), space.test_z[7:9])
 
 
 def test_a_plane_reads_from_the_top_left(space):
@@ -152,9 +141,9 @@ def test_a_plane_reads_from_the_top_left(space):
     the_map.close()
 
 
-@pytest.mark.parametrize(("method", "reason"), [("codes", "two units"), ("isomap", "must be one of")])
-def test_an_impossible_projection_is_refused(space, method, reason):
-    with pytest.raises(ValueError, match=reason):
+@pytest.mark.parametrize("method", ["codes", "isomap"])
+def test_an_impossible_projection_is_refused(space, method):
+    with pytest.raises(ValueError, match="must be one of"):
         LatentMap(space, method=method)
 
 

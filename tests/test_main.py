@@ -55,7 +55,7 @@ def test_an_error_is_said_beside_pca_where_that_says_something(pca, said, monkey
 
 
 def test_a_gallery_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("labutils.explore.gallery.project", lambda z, method: z[:, :2].numpy())  # not umap
+    monkeypatch.setattr("labutils.codes.project", lambda z, method: z[:, :2].numpy())  # not umap
     assert main(["train", *SMALL, "--gallery", str(tmp_path)]) == 0
     assert len(list(tmp_path.glob("mnist5k/cae/*/epoch_001.*"))) == 7
 

@@ -42,8 +42,9 @@ def test_traversals_move_one_unit_through_its_range(space):
     np.testing.assert_array_equal(pixels(first), pixels(png(space.decode(z))))
     message(panel.controls[0], value=5)
     assert views(panel.box)[0].value != first
-    message(panel.controls[1], index=1)  # units 4 and 5: the third strip is empty
-    assert [row.layout.display for row in panel.box.children if views(row)] == ["", "", "none"]
+    message(panel.controls[1], index=1)  # units 3 to 5: every page is full
+    texts = [row.children[0].value for row in panel.box.children if len(views(row)) == 1]
+    assert [text.split()[0] for text in texts] == [f"z{unit}" for unit in space.order[2:]]
     panel.close()
 
 

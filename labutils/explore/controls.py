@@ -10,8 +10,6 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 
-from labutils.pictures import png
-
 NO_CLASS = -1  # the label that stands for none
 # Sizes are pixels: JupyterLab shows an output about 850 pixels wide on a screen of 1280
 STYLE = """<style>
@@ -19,10 +17,8 @@ STYLE = """<style>
 .labutils-caption, .labutils-caption * { font-size: 12px; color: var(--jp-ui-font-color1, #222); }
 .labutils-caption * { line-height: 1.45 !important; }
 .labutils-caption .widget-html-content { padding: 3px 0; }
-.labutils-quiet { color: var(--jp-ui-font-color2, #666) !important; }
 .labutils-error, .labutils-error * { color: var(--jp-error-color1, #b00020) !important; }
-.labutils-slider .widget-label { font-size: 11px; font-variant-numeric: tabular-nums; }
-.labutils-slider .widget-readout { font-size: 11px; min-width: 36px; }
+.labutils-slider .widget-label, .labutils-slider .widget-readout { font-size: 11px; min-width: 36px; }
 </style>"""
 
 
@@ -34,21 +30,11 @@ def view(width: int, height: int = 0) -> widgets.Image:
     return image
 
 
-def show(image: widgets.Image, pictures: torch.Tensor, columns: int = 0) -> None:
-    """Replace a view's picture by images (N,1,28,28), in place."""
-    image.value = png(pictures, columns)
-
-
 def caption(text: str = "", width: str = "auto") -> widgets.HTML:
-    """A line of small text; HTML."""
-    line = widgets.HTML(text, layout=widgets.Layout(margin="0 2px", width=width))
+    """A line of small text. What it is given later, as its `value`, is HTML."""
+    line = widgets.HTML(html.escape(text), layout=widgets.Layout(margin="0 2px", width=width))
     line.add_class("labutils-caption")
     return line
-
-
-def quiet(text: str) -> widgets.HTML:
-    """A caption in grey; plain text."""
-    return caption(f"<span class=labutils-quiet>{html.escape(text)}</span>")
 
 
 def row(*parts: widgets.Widget) -> widgets.HBox:
@@ -73,7 +59,7 @@ def class_choice(names: Sequence[str], none: str = "", text: str = "", **more: A
     return choice([*first, *((name, label) for label, name in enumerate(names))], text, **more)
 
 
-def number(text: str, value: int, last: int) -> widgets.BoundedIntText:
+def number(text: str, last: int, value: int = 0) -> widgets.BoundedIntText:
     """A field for a number from 0 to `last`, after a text."""
     return control(widgets.BoundedIntText, text, "180px", value=value, min=0, max=last)
 
@@ -86,8 +72,7 @@ def code_text(z: torch.Tensor) -> str:
 def links(text: str, picture: bytes, file: str) -> str:
     """Copy and save without a round trip: the browser has both already."""
     data = base64.b64encode(picture).decode()
-    style = "padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important"
-    look = f"class='jupyter-button' style='{style}'"
+    look = "class=jupyter-button style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
     return (
         f"<div style='display: flex'><button {look} data-code='{text}' "
         "onclick='navigator.clipboard.writeText(this.dataset.code)'>copy code</button>"
@@ -153,16 +138,12 @@ class Later:
         self._timer: asyncio.TimerHandle | None = None
 
     def request(self) -> None:
-        self.cancel()
+        if self._timer:
+            self._timer.cancel()
         try:
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self.function)
         except RuntimeError:
             self.function()
-
-    def cancel(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = None
 
 
 def close_all(widget: widgets.Widget) -> None:
@@ -175,31 +156,39 @@ def close_all(widget: widgets.Widget) -> None:
     widget.close()
 
 
-class Panel:
-    """Controls above pictures, and a status line. A control that moves calls `update`, which draws everything anew and
-    returns what the status line says."""
+class Column:
+    """Parts below each other and a status line; shown where it is the last line of a cell."""
+
+    def __init__(self) -> None:
+        self.status = Status()
+
+    def fill(self, *parts: widgets.Widget) -> None:
+        """Show these parts above the status line."""
+        self.box = widgets.VBox([widgets.HTML(STYLE), *parts, self.status.line])
+
+    def close(self) -> None:
+        """Remove it from the page and the kernel."""
+        close_all(self.box)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.box._repr_mimebundle_(**options)
+
+
+class Panel(Column):
+    """Controls above pictures. A control that moves calls `update`, which draws everything anew and returns what the
+    status line says."""
 
     def __init__(
         self, update: Callable[[], str | None], controls: Sequence[widgets.Widget], views: Sequence[widgets.Widget]
     ) -> None:
-        self._update, self.controls, self.status = update, tuple(controls), Status()
-        self.box = widgets.VBox([widgets.HTML(STYLE), row(*controls), *views, self.status.line])
+        super().__init__()
+        self._update, self.controls = update, tuple(controls)
+        self.fill(row(*controls), *views)
         for part in controls:
             part.observe(lambda change: self.update(), "value")
         self.update()
 
     def update(self) -> None:
-        """Draw the panel as its controls stand.
-
-        Raises:
-            Exception: whatever went wrong; the status line says it too.
-        """
+        """Draw the panel as its controls stand. What goes wrong is raised, and shown in the status line."""
         with self.status.watching():
             self.status.say(self._update() or "")
-
-    def close(self) -> None:
-        """Remove the panel from the page and the kernel."""
-        close_all(self.box)
-
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.box._repr_mimebundle_(**options)

@@ -1,7 +1,8 @@
 // A decoder in plain JavaScript: the layers that decoder.py writes down, for one code at a time.
 // Maps are (height, width, channels), flat, the last index fastest: the inner loop runs over neighbours in memory.
 
-const ACTIVATIONS = {
+/** What happens to each number by itself; i is its place. */
+const POINTWISE = {
   relu: () => (v) => (v > 0 ? v : 0),
   leaky_relu: ({ slope }) => (v) => (v > 0 ? v : slope * v),
   silu: () => (v) => v / (1 + Math.exp(-v)),
@@ -9,6 +10,7 @@ const ACTIVATIONS = {
   elu: () => (v) => (v > 0 ? v : Math.expm1(v)),
   tanh: () => Math.tanh,
   sigmoid: () => (v) => 1 / (1 + Math.exp(-v)),
+  norm: ({ weight, bias }) => (v, i) => v * weight[i % bias.length] + bias[i % bias.length],
 };
 
 /** Abramowitz and Stegun 7.1.26: wrong by less than 2e-7. */
@@ -20,17 +22,18 @@ function erf(x) {
 
 /** Both kinds of convolution scatter or gather along the same lines; a dense layer is one of a single pixel.
  *  weight (kernel, kernel, inputs, outputs). */
-function convolution(layer, x, transposed) {
-  const { kernel, stride, padding, inputs, outputs, size: [h, w], to: [H, W], weight, bias } = layer;
-  const y = new Float32Array(H * W * outputs);
+function convolution(layer, x) {
+  const { transposed, kernel, stride, padding, more, inputs, outputs, weight, bias } = layer;
+  const n = Math.sqrt(x.length / inputs); // maps are square: n × n → N × N
+  const N = transposed ? (n - 1) * stride - 2 * padding + kernel + more : Math.floor((n + 2 * padding - kernel) / stride) + 1;
+  const y = new Float32Array(N * N * outputs), steps = transposed ? n : N, end = transposed ? N : n;
   for (let p = 0; p < y.length; p += outputs) y.set(bias, p);
-  const [rows, columns] = transposed ? [h, w] : [H, W];
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
+  for (let r = 0; r < steps; r++) for (let c = 0; c < steps; c++)
     for (let kr = 0; kr < kernel; kr++) for (let kc = 0; kc < kernel; kc++) {
       const R = r * stride - padding + kr, C = c * stride - padding + kc;
-      if (R < 0 || C < 0 || R >= (transposed ? H : h) || C >= (transposed ? W : w)) continue;
-      const from = (transposed ? r * w + c : R * w + C) * inputs;
-      const into = (transposed ? R * W + C : r * W + c) * outputs;
+      if (R < 0 || C < 0 || R >= end || C >= end) continue;
+      const from = (transposed ? r * n + c : R * n + C) * inputs;
+      const into = (transposed ? R * N + C : r * N + c) * outputs;
       for (let i = 0; i < inputs; i++) {
         const v = x[from + i], k = ((kr * kernel + kc) * inputs + i) * outputs;
         if (v !== 0) for (let o = 0; o < outputs; o++) y[into + o] += v * weight[k + o];
@@ -41,10 +44,9 @@ function convolution(layer, x, transposed) {
 
 function run(layers, x) {
   for (const layer of layers) {
-    if (layer.kind === "conv") x = convolution(layer, x, false);
-    else if (layer.kind === "conv_transposed") x = convolution(layer, x, true);
+    if (layer.kind === "convolution") x = convolution(layer, x);
     else if (layer.kind === "residual") { const y = run(layer.layers, x); x = x.map((v, i) => v + y[i]); }
-    else x = x.map(ACTIVATIONS[layer.kind](layer));
+    else x = x.map(POINTWISE[layer.kind](layer));
   }
   return x;
 }

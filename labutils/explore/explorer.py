@@ -1,7 +1,7 @@
 """LatentExplorer: a slider for every unit of a code, and beside them the picture that the decoder makes of it."""
 
+import re
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,17 @@ import torch
 from labutils.data import Dataset
 from labutils.device import eval_mode
 from labutils.explore import controls as ui
-from labutils.explore.controls import NO_CLASS, Later, Status, show
+from labutils.explore.controls import NO_CLASS, Column, Later
 from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
 from labutils.explore.page import export_html
 from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space, named_model
 from labutils.pictures import png
-from labutils.plots import class_names
 
 PAUSE = 0.2  # seconds without a move after which the side is brought up to date
+FAVOURITES = "favourites"  # what the list of them says first
 
 
-class LatentExplorer:
+class LatentExplorer(Column):
     """Sliders for a code, its picture, and what there is to know about it. Show it as the last line of a cell.
 
         LatentExplorer("vae16", classifier="classifier")
@@ -36,34 +36,31 @@ class LatentExplorer:
         n: how many training images tell the ranges of the sliders and are searched for the nearest.
 
     Attributes:
-        z, y: the code (latent_dim,), and the label that a conditional_vae decodes it with, or None.
+        z, y: the code (latent_dim,), and the label, or NO_CLASS; only a conditional decoder reads it.
         index: the test image that was started from last.
         sliders: by unit, most important first.
         renders: how many pictures have been drawn.
-        picture, real, rebuilt, nearest, facts, opinion, links: what is shown.
+        picture, pair (real and rebuilt, or hidden), nearest, facts, opinion, links: what is shown.
         digit, method, favourite, label, code: the controls beside the sliders.
     """
 
     def __init__(
         self, model: Model | Space, data: Dataset | None = None, *, classifier: Model | None = None, n: int = 5000
     ) -> None:
+        super().__init__()
         self.space = latent_space(model, data, n)
         self.classifier = None if classifier is None else named_model(classifier)[1]
         if hasattr(self.classifier, "decode"):
             raise ValueError(f"classifier={classifier!r} decodes codes and tells no classes: name a classifier")
-        self.names = class_names(self.space.data.name)
-        self.z: torch.Tensor = torch.zeros(self.space.latent_dim)
-        self.y: int | None = None
         self.index = self.renders = 0
-        self._seeds = count(1)
-        self.status = Status()
         self._side = Later(self.status.watching()(self.describe), PAUSE)
         self._favourites_file = favourites_file(self.space.name, self.space.model)
         self.favourites = read_favourites(self._favourites_file)
         self.sliders = {unit: self._slider(unit) for unit in self.space.order}
-        units = ui.quiet(f"{self.space.name}: unit · {self.space.measure}, most important first")
-        parts = [widgets.HTML(ui.STYLE), self._views(), self._starts(), *self._inputs(), units, self._grid()]
-        self.box = widgets.VBox([*parts, self.status.line], layout=widgets.Layout(max_width="860px"))
+        units = ui.caption(f"{self.space.name}: unit · {self.space.measure}, most important first")
+        columns = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(190px, 1fr))")
+        grid = widgets.GridBox(list(self.sliders.values()), layout=columns)
+        self.fill(self._views(), self._starts(), *self._inputs(), units, grid)
         self.from_image(0)
 
     # What can be started from
@@ -74,7 +71,7 @@ class LatentExplorer:
 
         Args:
             origin: what the status line says.
-            y: the label for a conditional decoder.
+            y: the label; only a conditional decoder reads it.
             index: the test image that the code belongs to; it is shown beside its reconstruction.
 
         Raises:
@@ -83,13 +80,14 @@ class LatentExplorer:
         z = torch.as_tensor(z, dtype=torch.float32).flatten().clone()
         if len(z) != self.space.latent_dim or not z.isfinite().all():
             raise ValueError(f"a code of {self.space.name} has {self.space.latent_dim} finite numbers, not {len(z)}")
-        if y not in (None, *range(len(self.names))):
-            raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.names) - 1}")
+        y = NO_CLASS if y is None else y
+        if y not in range(NO_CLASS, len(self.space.names)):
+            raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.space.names) - 1}")
         self._start = (z.clone(), origin, y, index)
         self.z, self.y = z, y  # first: a slider that is set to them has not moved
         for unit, slider in self.sliders.items():
             slider.value = float(z[unit])
-        self.label.value = NO_CLASS if y is None else y
+        self.label.value = y
         self._render()
         self._show_real(index)
         beyond = int(((z < self.space.low) | (z > self.space.high)).sum())
@@ -97,16 +95,12 @@ class LatentExplorer:
         self.status.say(f"started from {origin}{more}")
 
     def from_image(self, index: int) -> None:
-        """Start from the code of a test image; it and its reconstruction are shown beside the picture.
-
-        Raises:
-            IndexError: there is no such test image.
-        """
+        """Start from the code of a test image; it and its reconstruction are shown beside the picture."""
         test = self.space.data.test
         label = int(test.labels[index])
         z = self.space.encode(test.images[[index]], label)[0]
         self.index = index
-        self.load(z, f"test image {index}, a {self.names[label]}", label if self.space.conditional else None, index)
+        self.load(z, f"test image {index}, a {self.space.names[label]}", label, index)
 
     def from_digit(self, label: int) -> None:
         """Start from the next test image of a class, or of any for NO_CLASS."""
@@ -119,23 +113,18 @@ class LatentExplorer:
     def from_random(self, method: str = "gaussian", seed: int | None = None) -> None:
         """Start from a random code: "prior", "uniform", "gaussian", "mixture", or "of a class" (see Space.pool), the
         class being the one that is chosen above. No seed means another code each time."""
-        seed = next(self._seeds) if seed is None else seed
-        label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.names)
-        what = f"{method}, {self.names[label]}" if method == "of a class" else method
-        z = self.space.pool(method, label)[seed % POOL]
-        self.load(z, f"a random code ({what})", label if self.space.conditional else None)
+        seed = self.renders if seed is None else seed
+        label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.space.names)
+        what = f"{method}, {self.space.names[label]}" if method == "of a class" else method
+        self.load(self.space.pool(method, label)[seed % POOL], f"a random code ({what})", label)
 
     def zeros(self) -> None:
         """Start from the code of zeros."""
         self.load(torch.zeros(self.space.latent_dim), "zeros", self.y)
 
     def paste(self, text: str) -> None:
-        """Start from a code as text: numbers separated by commas or spaces, brackets allowed.
-
-        Raises:
-            ValueError: text that is no code of this model.
-        """
-        words = text.translate(str.maketrans("[](),;", "      ")).split()
+        """Start from a code as text: numbers separated by commas or spaces, brackets allowed. Raises as `load` does."""
+        words = re.findall(r"[^][(),;\s]+", text)
         self.load([float(word) for word in words], "a typed code", self.y)
 
     def reset(self) -> None:
@@ -146,16 +135,12 @@ class LatentExplorer:
         """Store the code as a favourite, also for the next session; its name."""
         name = name or f"{len(self.favourites) + 1}: {self._start[1]}"
         self.favourites = add_favourite(self._favourites_file, name, [round(v, 6) for v in self.z.tolist()], self.y)
-        self.favourite.options = self._favourite_options()
+        self.favourite.options = [FAVOURITES, *self.favourites]
         self.status.say(f"kept as “{name}”")
         return name
 
     def recall(self, name: str) -> None:
-        """Start from a favourite.
-
-        Raises:
-            KeyError: there is none of that name.
-        """
+        """Start from the favourite of a name."""
         favourite = self.favourites[name]
         self.load(favourite["z"], f"favourite {name}", favourite["y"])
 
@@ -163,7 +148,7 @@ class LatentExplorer:
 
     def _render(self) -> None:
         """Draw the picture now; the side follows when the sliders rest."""
-        show(self.picture, self.space.decode(self.z[None], self.y))
+        self.picture.value = png(self.space.decode(self.z[None], self.y))
         self.renders += 1
         if self.status.error:
             self.status.say("")
@@ -172,11 +157,11 @@ class LatentExplorer:
     def describe(self) -> None:
         """Bring up to date what stands beside the picture: text of the code, nearest digits, opinion, distance."""
         x = self.space.decode(self.z[None], self.y)
-        neighbours, errors = self.space.nearest(x)
-        show(self.nearest, self.space.known.images[neighbours])
+        (neighbours,), (errors,) = self.space.nearest(x)
+        self.nearest.value = png(self.space.known.images[neighbours])
         self.code.value = ui.code_text(self.z)
         self.links.value = ui.links(self.code.value, png(x), f"{self.space.name}.png")
-        labels = " ".join(self.names[int(self.space.known.labels[i])] for i in neighbours)
+        labels = " ".join(self.space.names[int(self.space.known.labels[i])] for i in neighbours)
         picture, code = self.space.error_rank(float(errors[0])), self.space.code_rank(self.z)
         self.facts.value = (
             f"nearest real digits: {labels}<br>picture: farther from its nearest than <b>{picture:.0%}</b> of test "
@@ -185,35 +170,26 @@ class LatentExplorer:
         if self.classifier is not None:
             with eval_mode(self.classifier) as device:
                 shares = self.classifier(x.to(device)).softmax(1)[0].cpu().tolist()
-            self.opinion.value = ui.bars(shares, self.names)
+            self.opinion.value = ui.bars(shares, self.space.names)
 
     def _show_real(self, index: int | None) -> None:
-        """Show a test image and the reconstruction, which is the picture of its code; None empties both frames."""
-        blank = torch.zeros(1, 1, 28, 28)
-        test = self.space.data.test
-        show(self.real, blank if index is None else test.images[[index]])
-        show(self.rebuilt, blank if index is None else self.space.decode(self.z[None], self.y))
-        self.real_caption.value = "no real image" if index is None else f"a real {self.names[int(test.labels[index])]}"
-        self.rebuilt_caption.value = "&nbsp;" if index is None else "reconstruction"
+        """Show a test image and the reconstruction, which is the picture of its code; None hides both."""
+        self.pair.layout.visibility = "hidden" if index is None else "visible"
+        if index is not None:
+            test = self.space.data.test
+            self.real.value, self.rebuilt.value = png(test.images[[index]]), self.picture.value
+            self.real_caption.value = f"a real {self.space.names[int(test.labels[index])]}"
 
     def export_html(self, path: str | Path, **options: Any) -> Path:
         """Write a page that needs neither Python nor a network: see `page.export_html`."""
         return export_html(self.space, path, **options)
-
-    def close(self) -> None:
-        """Remove the explorer from the page and the kernel."""
-        self._side.cancel()
-        ui.close_all(self.box)
-
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.box._repr_mimebundle_(**options)
 
     # How it is built
 
     def _slider(self, unit: int) -> widgets.FloatSlider:
         low, high = float(self.space.low[unit]), float(self.space.high[unit])
         slider = widgets.FloatSlider(
-            min=low, max=high, value=min(max(0.0, low), high), step=(high - low) / 200, readout_format=".2f",
+            min=low, max=high, step=(high - low) / 200, readout_format=".2f",
             description=f"z{unit} · {self.space.importance[unit]:.2f}", style={"description_width": "70px"},
             layout=widgets.Layout(width="auto", margin="0"),
         )  # fmt: skip
@@ -224,20 +200,19 @@ class LatentExplorer:
     def _views(self) -> widgets.HBox:
         """The picture, what was started from, and what there is to know about it."""
         self.picture, self.nearest, self.real, self.rebuilt = ui.view(196), ui.view(280, 56), ui.view(84), ui.view(84)
-        self.real_caption, self.rebuilt_caption = ui.caption(), ui.caption()
-        self.facts, self.opinion, self.links = ui.caption(), ui.caption(), ui.caption()
-        frames = [widgets.VBox([self.real, self.real_caption]), widgets.VBox([self.rebuilt, self.rebuilt_caption])]
+        self.real_caption, self.facts, self.opinion, self.links = (ui.caption() for _ in range(4))
+        rebuilt = widgets.VBox([self.rebuilt, ui.caption("reconstruction")])
+        self.pair = widgets.HBox([widgets.VBox([self.real, self.real_caption]), rebuilt])
         layout = widgets.Layout(margin="0 0 0 12px")
-        started = widgets.VBox([widgets.HBox(frames), self.opinion], layout=layout)
+        started = widgets.VBox([self.pair, self.opinion], layout=layout)
         beside = widgets.VBox([self.nearest, self.facts, self.links], layout=layout)
         return widgets.HBox([self.picture, started, beside])
 
     def _starts(self) -> widgets.HBox:
         """The ways to start."""
-        self.digit = ui.class_choice(self.names, "any", tooltip="which class")
+        self.digit = ui.class_choice(self.space.names, "any", tooltip="which class")
         self.method = ui.choice(RANDOM, value="gaussian", tooltip="where codes come from")
-        self.favourite = ui.choice(self._favourite_options())
-        self.favourite.layout.max_width = "170px"
+        self.favourite = ui.choice([FAVOURITES, *self.favourites])
         self.status.watch(self.favourite, self._chosen)
         button = self.status.button
         return ui.row(
@@ -251,24 +226,12 @@ class LatentExplorer:
 
     def _inputs(self) -> tuple[widgets.Widget, widgets.Widget]:
         """The line of the code, and the label that a conditional decoder is told."""
-        self.code = ui.control(widgets.Text, "", "100%", placeholder="a code to start from", continuous_update=False)
+        self.code = ui.control(widgets.Text, "code", "99%", placeholder="a code to start from", continuous_update=False)
         self.status.watch(self.code, self._typed)
-        self.label = ui.class_choice(self.names, "nothing", "the decoder is told")
+        self.label = ui.class_choice(self.space.names, "nothing", "the decoder is told")
         self.label.layout.display = "" if self.space.conditional else "none"
         self.status.watch(self.label, self._labelled)
-        line = widgets.Layout(align_items="center", width="100%")
-        return widgets.HBox([ui.caption("code"), self.code], layout=line), self.label
-
-    def _grid(self) -> widgets.GridBox:
-        """The sliders in columns, at most four beside each other."""
-        rows = max(4, -(-len(self.sliders) // 4))
-        columns = max(2, -(-len(self.sliders) // rows))
-        layout = widgets.Layout(grid_template_rows=f"repeat({rows}, auto)", grid_auto_flow="column",
-                                grid_template_columns=f"repeat({columns}, minmax(0, 1fr))")  # fmt: skip
-        return widgets.GridBox(list(self.sliders.values()), layout=layout)
-
-    def _favourite_options(self) -> list[tuple[str, str]]:
-        return [("favourites", ""), *((name, name) for name in self.favourites)]
+        return self.code, self.label
 
     # What a control does
 
@@ -281,13 +244,12 @@ class LatentExplorer:
             self._render()
 
     def _labelled(self, label: int) -> None:
-        y = None if label == NO_CLASS else label
-        if y != self.y:
-            self.y = y
+        if label != self.y:
+            self.y = label
             self._render()
 
     def _chosen(self, name: str) -> None:
-        if name:
+        if name != FAVOURITES:
             self.recall(name)
 
     def _typed(self, text: str) -> None:

@@ -20,17 +20,8 @@ def favourites_file(name: str, model: nn.Module) -> Path:
 
 
 def read_favourites(file: Path) -> Favourites:
-    """The favourites in a file; none where there is no file.
-
-    Raises:
-        ValueError: the file is no JSON.
-    """
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{file} holds no favourites ({error}): correct it, or delete it to start anew") from None
+    """The favourites in a file; none where there is no file."""
+    return json.loads(file.read_bytes()) if file.exists() else {}
 
 
 def add_favourite(file: Path, name: str, z: list[float], y: int | None) -> Favourites:

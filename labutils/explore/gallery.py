@@ -3,18 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from torch import nn
 
-from labutils.codes import (
-    covariance_root,
-    decode_codes,
-    encode_images,
-    interpolate,
-    project,
-    reconstruct,
-    sample_normal,
-)
+from labutils import codes
 from labutils.config import Config
 from labutils.data import Dataset, subset
 from labutils.plots import class_names, plot_grids, plot_images, plot_projections
@@ -34,10 +25,9 @@ def epoch_gallery(
         ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
     """
     if config.model == "classifier" or config.latent_dim < 2:
-        shape = f"model={config.model!r}, latent_dim={config.latent_dim}"
-        raise ValueError(f"a gallery needs an autoencoder or a VAE with two units or more, not {shape}")
+        raise ValueError(f"a gallery decodes two units or more: model={config.model!r}, latent_dim={config.latent_dim}")
     root = Path(folder) / data.name / config.model
-    noise = sample_normal(64, config.latent_dim)
+    noise = codes.sample_normal(64, config.latent_dim)
     known, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
     two, five = (int((known.labels == label).nonzero()[0]) for label in (2, 5))
 
@@ -46,17 +36,17 @@ def epoch_gallery(
         return root / name / f"epoch_{epoch:03}.{ending}"
 
     def draw(model: nn.Module, epoch: int) -> None:
-        z = encode_images(model, known.images)
-        shaped = z.mean(0) + noise @ covariance_root(z).T
-        rebuilt = reconstruct(model, shown.images, shown.labels)
-        pictures: dict[str, Figure] = {
-            "samples": plot_grids({f"epoch {epoch}": decode_codes(model, shaped)}),
-            "noise": plot_grids({f"epoch {epoch}": decode_codes(model, noise)}),
+        z = codes.encode_images(model, known.images)
+        shaped = z.mean(0) + noise @ codes.covariance_root(z).T
+        rebuilt = codes.reconstruct(model, shown.images, shown.labels)
+        pictures = {
+            "samples": plot_grids({f"epoch {epoch}": codes.decode_codes(model, shaped)}),
+            "noise": plot_grids({f"epoch {epoch}": codes.decode_codes(model, noise)}),
             "reconstructions": plot_images({"x": shown.images, "x_hat": rebuilt}),
-            "interpolation": plot_images({"2 → 5": decode_codes(model, interpolate(z[two], z[five]))}),
+            "interpolation": plot_images({"2 → 5": codes.decode_codes(model, codes.interpolate(z[two], z[five]))}),
         }
         for method in maps:
-            points = {f"{method}, epoch {epoch}": project(z, method)}
+            points = {f"{method}, epoch {epoch}": codes.project(z, method)}
             pictures[f"codes_{method}"] = plot_projections(points, known.labels.numpy(), class_names(data.name))
         for name, picture in pictures.items():
             picture.savefig(path(name, epoch, "png"), dpi=90)

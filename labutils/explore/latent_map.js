@@ -3,14 +3,12 @@
 
 const SIDE = 140, MARGIN = 14;
 
-/** The k points of xy (N·2) nearest to a place, the nearest first: [[squared distance, index], …]. */
-export function nearest(xy, x, y, k = 1) {
-  const best = [];
+/** The point of xy (N·2) nearest to a place: [squared distance, index]. */
+function nearest(xy, x, y) {
+  let best = [Infinity, -1];
   for (let i = 0; 2 * i < xy.length; i++) {
     const distance = (xy[2 * i] - x) ** 2 + (xy[2 * i + 1] - y) ** 2;
-    if (best.length === k && distance >= best[k - 1][0]) continue;
-    best.push([distance, i]);
-    best.sort((a, b) => a[0] - b[0]).splice(k);
+    if (distance < best[0]) best = [distance, i];
   }
   return best;
 }
@@ -20,20 +18,14 @@ export function nearest(xy, x, y, k = 1) {
 export function latentPlane(data) {
   const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;
   const matrix = data.matrix && floats(data.matrix);
-  /** A point of the plane → a code: exact for a linear projection, else the mean of the nearest codes. */
+  /** A point of the plane → a code: exact for a linear projection, else that of the nearest point. */
   const inverse = (x, y) => {
-    const code = new Float32Array(d);
-    if (matrix) return code.map((_, k) => x * matrix[k] + y * matrix[d + k] + matrix[2 * d + k]);
-    let total = 0;
-    for (const [distance, i] of nearest(xy, x, y, data.neighbours)) {
-      const weight = 1 / (distance + 1e-9);
-      total += weight;
-      for (let k = 0; k < d; k++) code[k] += weight * codes[i * d + k];
-    }
-    return code.map((v) => v / total);
+    if (matrix) return Float32Array.from({ length: d }, (_, k) => x * matrix[k] + y * matrix[d + k] + matrix[2 * d + k]);
+    const i = nearest(xy, x, y)[1];
+    return codes.slice(i * d, (i + 1) * d);
   };
   /** The label that a conditional decoder gets at a point: that of the nearest image. */
-  const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[0][1]] : -1);
+  const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[1]] : -1);
   return { ...data, xy, labels, codes, inverse, labelAt, decode: data.decoder && makeDecoder(data.decoder) };
 }
 
@@ -60,7 +52,7 @@ export function latentMap(root, plane, on) {
   const map = {
     show: (url) => { picture.src = url; },
     say: (words) => { text.textContent = words; },
-    select: (i) => { selected = i; draw(); },
+    select: (i) => draw(i),
   };
 
   const px = (x) => MARGIN + (x - x0) / (x1 - x0) * (width - 2 * MARGIN);
@@ -69,31 +61,26 @@ export function latentMap(root, plane, on) {
   const fromPy = (v) => y1 - (v - MARGIN) / (height - 2 * MARGIN) * (y1 - y0);
   const screen = xy.map((v, i) => (i % 2 ? py(v) : px(v)));
 
-  // the points are drawn once, and copied below the cursor's ring at each move
-  const points = canvas.cloneNode(), brush = points.getContext("2d"), pen = canvas.getContext("2d");
-  brush.scale(ratio, ratio);
-  brush.globalAlpha = 0.65;
-  labels.forEach((label, i) => {
-    brush.fillStyle = colours[label];
-    brush.beginPath();
-    brush.arc(screen[2 * i], screen[2 * i + 1], 2.4, 0, 7);
-    brush.fill();
-  });
-  let selected = -1, cursor = null;
-  const ring = (u, v, r, colour) => {
-    pen.strokeStyle = colour;
-    pen.lineWidth = 2;
+  const pen = canvas.getContext("2d");
+  const disc = (i, radius) => {
     pen.beginPath();
-    pen.arc(u, v, r, 0, 7);
-    pen.stroke();
+    pen.arc(screen[2 * i], screen[2 * i + 1], radius, 0, 7);
   };
-  const draw = () => {
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    pen.drawImage(points, 0, 0);
-    pen.scale(ratio, ratio);
-    if (selected >= 0) ring(screen[2 * selected], screen[2 * selected + 1], 7, "#000");
-    if (cursor) ring(...cursor, 4, "#444");
+  /** Draw all points, and a ring around one of them (none for −1). */
+  const draw = (selected = -1) => {
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.globalAlpha = 0.65;
+    labels.forEach((label, i) => {
+      pen.fillStyle = colours[label];
+      disc(i, 2.4);
+      pen.fill();
+    });
+    pen.globalAlpha = 1;
+    pen.lineWidth = 2;
+    if (selected < 0) return;
+    disc(selected, 7);
+    pen.stroke();
   };
 
   const sketch = document.createElement("canvas");
@@ -103,24 +90,17 @@ export function latentMap(root, plane, on) {
     sketch.getContext("2d").putImageData(toImage(plane.decode(plane.inverse(x, y), plane.labelAt(x, y))), 0, 0);
     map.show(sketch.toDataURL());
   };
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
-  };
   const pointAt = (u, v, within) => {
-    const [[distance, i]] = nearest(screen, u, v);
+    const [distance, i] = nearest(screen, u, v);
     return distance < within * within ? i : -1;
   };
   canvas.addEventListener("mousemove", (event) => {
-    cursor = at(event);
-    const x = fromPx(cursor[0]), y = fromPy(cursor[1]), i = pointAt(...cursor, 8);
+    const { offsetX: u, offsetY: v } = event, x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
     map.say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
-    draw();
     look(x, y);
   });
-  canvas.addEventListener("mouseleave", () => { cursor = null; draw(); });
   canvas.addEventListener("click", (event) => {
-    const i = pointAt(...at(event), 12);
+    const i = pointAt(event.offsetX, event.offsetY, 12);
     if (i < 0) return;
     map.say(`loaded a ${names[labels[i]]}`);
     map.select(i);
@@ -140,7 +120,7 @@ export default {
       click: (i) => model.send({ click: i }),
       hover: (x, y) => model.send({ hover: [x, y] }),
     });
-    const answered = (message) => (message.error ? map.say(message.error) : map.show(message.picture));
+    const answered = (message) => map.show(message.picture);
     model.on("msg:custom", answered);
     return () => model.off("msg:custom", answered);
   },

@@ -1,7 +1,7 @@
 """LatentMap: the codes of thousands of test images in two dimensions, decoded under the mouse."""
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import numpy as np
@@ -12,14 +12,8 @@ from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
 from labutils.explore.decoder import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
-from labutils.models import VAE, ConvAutoencoder
 from labutils.pictures import png
-from labutils.plots import DIGIT_COLOURS, class_names
-
-if TYPE_CHECKING:
-    from labutils.explore.explorer import LatentExplorer
-
-NEIGHBOURS = 8  # codes that are averaged where a projection has no inverse
+from labutils.plots import DIGIT_COLOURS
 
 
 class Projection:
@@ -27,8 +21,7 @@ class Projection:
 
     Args:
         z: (N,latent_dim) codes.
-        method: "codes" (both units of a 2-D model as they are), "pca", "tsne" or "umap"; None takes "codes" where there
-            are two units, else "pca".
+        method: "pca", "tsne" or "umap"; None takes both units of a 2-D model as they are ("codes"), else "pca".
 
     Attributes:
         xy: (N,2) float32.
@@ -39,29 +32,24 @@ class Projection:
         units = z.shape[1]
         if units < 2:
             raise ValueError("a code of one unit has no map: take a model with two units or more")
-        if method == "codes" and units != 2:
-            raise ValueError(f"method='codes' draws codes of two units as they are, and these have {units}")
         self.z, self.method = z, method or ("codes" if units == 2 else "pca")
-        self.xy = (z.numpy() if self.method == "codes" else project(z, self.method)).astype(np.float32)
+        as_they_are = self.method == "codes" and units == 2
+        self.xy = (z.numpy() if as_they_are else project(z, self.method)).astype(np.float32)
         self.matrix: torch.Tensor | None = None
         if self.method in ("codes", "pca"):
             # the inverse of a linear projection, other directions at their mean, is a least-squares fit of z to it
             plane = np.column_stack([self.xy, np.ones(len(self.xy))])
             self.matrix = torch.from_numpy(np.linalg.lstsq(plane, z.double().numpy(), rcond=None)[0]).float()
 
-    def nearest(self, xy: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points (M,2) → the k codes that are drawn nearest to each: distances and indices, (M,k)."""
-        nearest = torch.cdist(xy, torch.from_numpy(self.xy)).topk(min(k, len(self.xy)), largest=False)
-        return nearest.values, nearest.indices
+    def nearest(self, xy: torch.Tensor) -> torch.Tensor:
+        """Points (M,2) → the indices (M,) of the codes that are drawn nearest to them."""
+        return torch.cdist(xy, torch.from_numpy(self.xy)).argmin(1)
 
     def inverse(self, xy: torch.Tensor) -> torch.Tensor:
-        """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the mean of the nearest
-        codes, the nearer the heavier."""
-        if self.matrix is not None:
-            return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
-        distances, nearest = self.nearest(xy, NEIGHBOURS)
-        weight = 1 / (distances.square() + 1e-9)
-        return (weight[..., None] * self.z[nearest]).sum(1) / weight.sum(1, keepdim=True)
+        """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the code drawn nearest."""
+        if self.matrix is None:
+            return self.z[self.nearest(xy)]
+        return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
 
     @property
     def extent(self) -> list[float]:
@@ -78,9 +66,8 @@ def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch
     index = evenly_spaced(min(n, total), total)
     projection = Projection(space.test_z[index], method)
     points = {
-        "names": list(class_names(space.data.name)), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
-        "xy": packed(projection.xy), "z": packed(projection.z), "neighbours": NEIGHBOURS,
-        "labels": packed(space.data.test.labels[index], "u1"),
+        "names": list(space.names), "colours": list(DIGIT_COLOURS), "extent": projection.extent,
+        "xy": packed(projection.xy), "z": packed(projection.z), "labels": packed(space.data.test.labels[index], "u1"),
         "matrix": None if projection.matrix is None else packed(projection.matrix),
     }  # fmt: skip
     return index, projection, points
@@ -121,24 +108,19 @@ class LatentMap(anywidget.AnyWidget):
         method: str | None = None,
         *,
         n: int = 3000,
-        explorer: "LatentExplorer | None" = None,
+        explorer: Any = None,
     ) -> None:
         if model is None and explorer is None:
             raise ValueError("a map needs a model, or an explorer whose model it takes")
-        self.space = explorer.space if model is None and explorer else latent_space(model, data)  # type: ignore[arg-type]
+        self.space = explorer.space if model is None else latent_space(model, data)
         self.explorer = explorer
         self.index, self.projection, points = project_test_images(self.space, method, n)
-        super().__init__(data={**points, "decoder": self._browser_decoder()})
-        self.on_msg(self._received)
-
-    def _browser_decoder(self) -> dict[str, Any] | None:
-        """The decoder for the browser, None where only Python knows how this model decodes."""
-        if not isinstance(self.space.model, (ConvAutoencoder, VAE)):
-            return None
         try:
-            return decoder_spec(self.space.model, self.space.latent_dim)
-        except ValueError:
-            return None
+            decoder = decoder_spec(self.space.model)
+        except ValueError:  # only Python knows how this model decodes
+            decoder = None
+        super().__init__(data={**points, "decoder": decoder})
+        self.on_msg(self._received)
 
     def picture_at(self, x: float, y: float) -> bytes:
         """The PNG of the decoded point."""
@@ -162,17 +144,12 @@ class LatentMap(anywidget.AnyWidget):
         super().close()
 
     def _decoded(self, xy: torch.Tensor) -> torch.Tensor:
-        labels = self.space.data.test.labels[self.index[self.projection.nearest(xy)[1][:, 0]]]
+        labels = self.space.data.test.labels[self.index[self.projection.nearest(xy)]]
         return self.space.decode(self.projection.inverse(xy), labels)
 
     def _received(self, widget: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
-        """Answer the page; an error is shown under the map, and raised."""
-        try:
-            if "hover" in content:
-                picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
-                self.send({"picture": f"data:image/png;base64,{picture}"})
-            elif "click" in content:
-                self.click(content["click"])
-        except Exception as error:
-            self.send({"error": f"{type(error).__name__}: {error}"})
-            raise
+        if "click" in content:
+            self.click(content["click"])
+        else:
+            picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
+            self.send({"picture": f"data:image/png;base64,{picture}"})

@@ -14,13 +14,7 @@ from labutils.pictures import png
 
 
 def export_html(
-    model: Model | Space,
-    path: str | Path,
-    data: Dataset | None = None,
-    *,
-    method: str | None = None,
-    n: int = 2000,
-    title: str = "",
+    model: Model | Space, path: str | Path, data: Dataset | None = None, *, method: str | None = None, n: int = 2000
 ) -> Path:
     """Write one self-contained page: a slider for each unit, the picture, the map (hover decodes, a click loads), the
     ways to start (a test image, random codes, zeros, a pasted code), copy and save.
@@ -37,14 +31,14 @@ def export_html(
     index, _, points = project_test_images(space, method, n)
     images = png(space.data.test.images[index], 50)
     page = {
-        **points, "decoder": decoder_spec(space.model, space.latent_dim),
+        **points, "decoder": decoder_spec(space.model),
         "name": space.name, "measure": space.measure, "order": list(space.order),
         "importance": space.importance.tolist(), "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "covariance_root": packed(covariance_root(space.z)),
         "test_index": index.tolist(), "images": base64.b64encode(images).decode(),
     }  # fmt: skip
     parts = {
-        "TITLE": html.escape(title or f"{space.name}: a latent space to touch"),
+        "TITLE": html.escape(f"{space.name}: a latent space to touch"),
         "DATA": json.dumps(page, ensure_ascii=True).replace("<", "\\u003c"),
         "SCRIPTS": SCRIPTS,
     }

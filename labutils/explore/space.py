@@ -1,9 +1,8 @@
 """Space: a model and where the codes of real images lie in it. Sliders, panels, maps and pages are made of one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from labutils.codes import encode_images, sample_codes, sample_normal
 from labutils.data import Dataset, Split, load_dataset, subset, to_float
 from labutils.device import eval_mode
 from labutils.evaluation import unit_kl
+from labutils.plots import class_names
 from labutils.runs import Run, load_run
 
 Model = Run | nn.Module | str | Path  # what a latent space can be made of
@@ -42,6 +42,12 @@ class Space:
     importance: np.ndarray
     order: tuple[int, ...]
     measure: str
+    _pools: dict[tuple[str, int | None], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the labels stand for."""
+        return class_names(self.data.name)
 
     @property
     def latent_dim(self) -> int:
@@ -97,48 +103,34 @@ class Space:
         sampler = "gaussian" if method == "of a class" else method
         return size * sample_codes(sampler, POOL, z / size, self.known.labels[chosen])
 
-    @cached_property
-    def _pools(self) -> dict[tuple[str, int | None], torch.Tensor]:
-        return {}
-
-    def nearest(self, image: torch.Tensor, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k known images nearest to one (1,1,28,28): their indices and squared errors per pixel, (k,) each."""
-        pixels, lengths = self._pixels
-        x = image.flatten()
-        errors = (lengths - 2 * (pixels @ x) + x @ x).clamp_min(0) / len(x)
-        nearest = errors.topk(k, largest=False)
-        return nearest.indices, nearest.values
+    def nearest(self, images: torch.Tensor, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k known images nearest to each of `images` (M,1,28,28): their indices and squared errors per pixel,
+        (M,k) each."""
+        x = to_float(images).flatten(1)
+        nearest = torch.cdist(x, self._pixels).topk(k, largest=False)
+        return nearest.indices, nearest.values.square() / x.shape[1]
 
     @cached_property
-    def _pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = to_float(self.known.images).flatten(1)
-        return pixels, pixels.square().sum(1)
+    def _pixels(self) -> torch.Tensor:
+        return to_float(self.known.images).flatten(1)
 
     def error_rank(self, error: float) -> float:
         """The share in [0,1] of real (test) images that lie nearer to a known image than `error`."""
-        return float(np.searchsorted(self._usual_errors, error) / len(self._usual_errors))
+        return float((self._usual_errors < error).float().mean())
 
     @cached_property
-    def _usual_errors(self) -> np.ndarray:
-        images = subset(self.data.test, min(200, len(self.data.test))).images
-        return np.sort([float(self.nearest(image, 1)[1]) for image in to_float(images)])
+    def _usual_errors(self) -> torch.Tensor:
+        return self.nearest(subset(self.data.test, min(200, len(self.data.test))).images, 1)[1]
 
     def code_rank(self, z: torch.Tensor) -> float:
         """The share in [0,1] of known codes that lie nearer to their centre than z (latent_dim,), by Mahalanobis'
-        distance over the units that vary: a sleeping unit's value means nothing to the decoder."""
-        awake, normal, distances = self._shape
-        return float(np.searchsorted(distances, normal.mahalanobis(z[None, awake].numpy())[0]) / len(distances))
-
-    @cached_property
-    def _shape(self) -> tuple[torch.Tensor, Any, np.ndarray]:
-        """The units that vary, the normal distribution of their codes, and the codes' distances in order."""
-        from sklearn.covariance import ShrunkCovariance
-
-        variance = self.z.var(0)
-        awake = variance > 0.01 * variance.max()
-        codes = self.z[:, awake].double().numpy()
-        normal = ShrunkCovariance(shrinkage=1e-4).fit(codes)
-        return awake, normal, np.sort(normal.mahalanobis(codes))
+        distance. A unit that hardly varies counts little: its value means nothing to the decoder."""
+        covariance = torch.atleast_2d(self.z.T.cov())
+        ridge = 0.01 * covariance.diagonal().max() * torch.eye(self.latent_dim)
+        centred = torch.cat([z[None], self.z]) - self.z.mean(0)
+        root = torch.linalg.cholesky(covariance + ridge)
+        distances = torch.linalg.solve_triangular(root, centred.T, upper=False).norm(dim=0)
+        return float((distances[1:] < distances[0]).float().mean())
 
     def statistics(self) -> dict[str, float]:
         """The codes in numbers: units, active_units (a variance above 0.01, Burda et al. 2016, section 5.2), the mean
@@ -165,10 +157,8 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
         n: how many training images to encode, evenly spaced.
 
     Raises:
-        ValueError: a model that decodes nothing (a classifier), a bare model without data, or fewer than ten images.
+        ValueError: a model that decodes nothing (a classifier), or a bare model without data.
     """
-    if n < 10:
-        raise ValueError(f"n={n} must be at least 10: the codes of fewer images tell nothing")
     if isinstance(model, Space):
         return model
     name, network, dataset = named_model(model)
