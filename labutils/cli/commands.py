@@ -19,10 +19,11 @@ from labutils.kinds import KINDS
 from labutils.paths import outputs_dir, runs_dir
 from labutils.plots import class_names, plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
-from labutils.store.folder import keep_encoder
-from labutils.store.listing import USELESS, differences, remove, select, survey
-from labutils.store.weights import read_weights
+from labutils.store.folder import keep_encoder, read_encoder
+from labutils.store.listing import USELESS, remove, select, survey
 from labutils.transfer import encoder_layers
+
+SHOWN = ["name", "state", "bytes", "days", "model", "dataset", "latent_dim", "epochs", "seed", "result", "note"]
 
 
 def train_command(options: argparse.Namespace, **changes: Any) -> None:
@@ -53,14 +54,13 @@ def classify_command(options: argparse.Namespace) -> None:
     file, mode = options.encoder_checkpoint, options.mode
     if (file is None) != (mode == "scratch"):
         raise ValueError(f"--mode {mode} {'needs' if file is None else 'takes no'} --encoder-checkpoint")
-    if file is None:
-        train_command(options)
-        return
     if mode == "frozen" and getattr(options, "encoder_lr", 0) != 0:
         raise ValueError(f"--mode frozen means encoder_lr=0, not {options.encoder_lr}: leave --encoder-lr out")
-    encoder, layers = keep_encoder(file), encoder_layers(read_weights(file)[1])
-    encoder_lr = 0.0 if mode == "frozen" else FINETUNE
-    train_command(options, **layers, head=HEAD, encoder=encoder, encoder_lr=encoder_lr)
+    changes: dict[str, Any] = {}
+    if file:
+        changes = {"head": HEAD, "encoder": keep_encoder(file), "encoder_lr": 0.0 if mode == "frozen" else FINETUNE}
+        changes |= encoder_layers(read_encoder(changes["encoder"])[1])
+    train_command(options, **changes)
 
 
 def in_words(r: Run) -> str:
@@ -130,18 +130,16 @@ def runs_command(options: argparse.Namespace) -> int:
         raise ValueError(f"{wrong[0]!r} must be FIELD=VALUE, such as latent_dim=8")
     if options.yes and not options.prune:
         raise ValueError("--yes goes with --prune: nothing was deleted")
-    table = select(survey(verify=options.verify or options.prune), dict(text.split("=", 1) for text in options.wanted))
-    if options.wanted and table.empty:
+    wanted = dict(text.split("=", 1) for text in options.wanted)
+    table = select(survey(verify=options.verify or options.prune), wanted)
+    if wanted and table.empty:
         print(f"nothing has {' '.join(options.wanted)}")
     if options.prune:
         table = table[table["state"].isin(USELESS)]
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
-        shown = table[["name", "state", "bytes", "days", "result"]]
-        lines = shown.to_string(index=False, na_rep="", formatters=formats).splitlines()
-        notes = [note[:150] or config for note, config in zip(table["note"], differences(table), strict=True)]
-        for line, note in zip(lines, ["config, or what is wrong", *notes], strict=True):
-            print(f"{line}  {note}")
+        shown = table[SHOWN].convert_dtypes()  # whole numbers stay so beside what has none
+        print(shown.to_string(index=False, na_rep="", formatters=formats))
     if options.yes:
         remove(runs_dir() / name for name in table["name"])
     outcome = ": deleted" if options.yes else ": --prune --yes deletes them" if options.prune and len(table) else ""
