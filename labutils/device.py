@@ -19,18 +19,16 @@ RANDOM_LOCK = threading.RLock()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu.
+    """Return the device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu.
 
     Raises:
         ValueError: this machine (or this build of torch) does not have the device.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, ok in available.items() if ok)
-    if not available[name]:
-        names = [device for device, ok in available.items() if ok]
-        raise ValueError(f"device={name!r} is not available here; available: {names}")
-    return torch.device(name)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [device for device, is_there in there.items() if is_there]
+    if name not in ("auto", *available):
+        raise ValueError(f"device={name!r} is not available here; available: {available}")
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

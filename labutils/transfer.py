@@ -21,11 +21,8 @@ LAYERS = ("filters", "depth", "residual", "batch_norm", "activation", "negative_
 
 
 def encoder_layers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields from which the encoder's layers follow, out of the config of the model that it belongs to.
-
-    Raises:
-        ValueError: that model has no convolutions.
-    """
+    """Return the fields from which an encoder's layers follow, out of those of its model's config; a ValueError where
+    it has no convolutions."""
     if values["model"] == "mlp_vae":
         raise ValueError("the encoder does not fit: it is an mlp_vae's, which has no convolutions")
     return {field: values[field] for field in LAYERS} | {"filters": tuple(values["filters"])}
@@ -34,22 +31,19 @@ def encoder_layers(values: Mapping[str, Any]) -> dict[str, Any]:
 def start_from(
     model: Classifier, config: Config, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Give a classifier another model's encoder; of a VAE's, the part that gives mu.
+    """Give a classifier, made from `config`, another model's encoder; of a VAE's, the part that gives mu.
 
     Args:
-        config: the classifier's.
         tensors, values: the other model's weights and the fields of its config.
 
     Raises:
         ValueError: the encoder is not the config's; the message names each field that differs.
     """
-    differ = [
-        f"{field} is {value} there, {getattr(config, field)} here"
-        for field, value in encoder_layers(values).items()
-        if value != getattr(config, field)
-    ]
+    layers = encoder_layers(values)
+    differ = [field for field in LAYERS if layers[field] != getattr(config, field)]
     if differ:
-        raise ValueError(f"the encoder does not fit: {'; '.join(differ)}")
+        pairs = [f"{field} is {layers[field]} there, {getattr(config, field)} here" for field in differ]
+        raise ValueError(f"the encoder does not fit: {'; '.join(pairs)}")
     own = model.encoder.state_dict()
     theirs = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
     # the last layer of a VAE's encoder gives mu, then logvar

@@ -64,7 +64,7 @@ def classify_command(options: argparse.Namespace) -> None:
 
 
 def in_words(r: Run) -> str:
-    """What to make of a run's metrics, a sentence."""
+    """Return a sentence: what to make of a run's metrics."""
     m, config = r.metrics, r.config
     if KINDS[config.model].labelled:
         result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
@@ -79,22 +79,20 @@ def in_words(r: Run) -> str:
 
 
 def _figures(r: Run) -> dict[str, Figure]:
-    """Training curves; a classifier's confusions, a row of reconstructions for whatever reconstructs."""
-    model, test = r.config.model, load_dataset(r.config.dataset).test
+    """Return the training curves, and a classifier's confusions or others' reconstructions of some test images."""
+    model, data = r.config.model, load_dataset(r.config.dataset)
     metric, floors = "loss", {}
     if "val_mse" in r.history:
-        metric = "mse"
-        errors = references(load_dataset(r.config.dataset), r.config.latent_dim, r.config.n_train)
+        metric, errors = "mse", references(data, r.config.latent_dim, r.config.n_train)
         floors = {"mean image": errors["mean_image_mse"], f"PCA-{r.config.latent_dim}": errors["pca_mse"]}
-    figures = {"history": plot_history({model: r.history}, floors, metric)}
-    if model == "classifier":
-        predicted, _ = confidence(r.model, test.images)
-        figures["confusion"] = plot_confusion(test.labels.numpy(), predicted, class_names(r.config.dataset))
-    else:
-        shown = subset(test, 12)
-        x_hat = reconstruct(r.model, shown.images, shown.labels)
-        figures["reconstructions"] = plot_images({"x": shown.images, "x_hat": x_hat})
-    return figures
+    history = plot_history({model: r.history}, floors, metric)
+    if KINDS[model].labelled:
+        predicted, _ = confidence(r.model, data.test.images)
+        confusion = plot_confusion(data.test.labels.numpy(), predicted, class_names(r.config.dataset))
+        return {"history": history, "confusion": confusion}
+    shown = subset(data.test, 12)
+    pictures = {"x": shown.images, "x_hat": reconstruct(r.model, shown.images, shown.labels)}
+    return {"history": history, "reconstructions": plot_images(pictures)}
 
 
 def run_command(options: argparse.Namespace) -> int:

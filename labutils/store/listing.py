@@ -22,8 +22,8 @@ HEADLINES = ("test_accuracy", "test_neg_elbo", "test_mse")  # a run's result is 
 
 
 def survey(*, verify: bool = False) -> pd.DataFrame:
-    """Return a row for everything in the run store: name, state, bytes, days since it was written, note (the damage); of
-    runs also the result (its most telling metric) and the fields of the config.
+    """Return a row for everything in the run store: name, state, bytes, days since it was written, note; of runs also
+    the result (its most telling metric) and the fields of the config.
 
     state is one of: ok; other code (made by labutils or torch of another day); damaged; unreadable (now; that says
     nothing about it); set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`, or another
