@@ -75,8 +75,9 @@ def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise DataError(f"{path} cannot be read ({error}). {remedy(name)}") from error
     if hashlib.sha256(content.data).hexdigest() != sha:
-        raise DataError(f"{path} is not the original file: {len(content):,} bytes with another SHA-256 sum. Delete it. "
-                        f"{remedy(name)}")  # fmt: skip
+        html = bytes(content[:512]).lstrip().lower().startswith((b"<!doctype", b"<html"))
+        raise DataError(f"{path} is not the original file{' (it is an HTML page)' if html else ''}: {len(content):,} "
+                        f"bytes with another SHA-256 sum. Delete it. {remedy(name)}")  # fmt: skip
     return torch.from_numpy(content)
 
 
