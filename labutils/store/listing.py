@@ -42,18 +42,13 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     states |= {path: {"state": "set aside"} for path in sorted(runs.glob("damaged-*"))}
     for path in sorted(runs.glob("unfinished/*")):
         states[path] = {"state": "abandoned" if path in useless else "unfinished"}
-    rows = [{"note": "", **_size_and_age(path), **state} for path, state in states.items()]
-    return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
-
-
-def _size_and_age(path: Path) -> dict[str, Any]:
-    size, newest = 0, 0.0
-    for file in (path, *path.rglob("*")):
+    rows = []
+    for path, state in states.items():
         with suppress(FileNotFoundError):  # finished just now
-            status = file.stat()
-            size += 0 if file.is_dir() else status.st_size
-            newest = max(newest, status.st_mtime)
-    return {"name": str(path.relative_to(runs_dir())), "bytes": size, "days": (time.time() - newest) / 86_400}
+            size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+            days = (time.time() - path.stat().st_mtime) / 86_400
+            rows.append({"name": str(path.relative_to(runs)), "bytes": size, "days": days, "note": "", **state})
+    return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
 
 
 def _state(path: Path, verify: bool) -> dict[str, Any]:
