@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from labutils.callbacks import tensorboard_log
-from labutils.cli.doctor import writable
 from labutils.cli.main import BASES, FINETUNE, HEAD
 from labutils.codes import reconstruct
 from labutils.config import Config
@@ -19,6 +18,7 @@ from labutils.kinds import KINDS
 from labutils.paths import outputs_dir, runs_dir
 from labutils.plots import class_names, plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
+from labutils.store.files import writable
 from labutils.store.folder import keep_encoder, read_encoder
 from labutils.store.listing import USELESS, remove, select, survey
 from labutils.transfer import encoder_layers
@@ -31,7 +31,7 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
     config = replace(BASES[options.base], **{**changes, **given})
     weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
-    for folder in (outputs_dir(), weights.parent if weights else None, plots):
+    for folder in (weights and weights.parent, plots):
         if folder:
             writable(folder)  # or an error now rather than after the training
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None

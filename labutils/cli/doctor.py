@@ -5,11 +5,11 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from labutils.paths import data_dir, outputs_dir
+from labutils.store.files import writable
 
 
 def doctor_command(options: argparse.Namespace) -> int:
@@ -32,16 +32,6 @@ def doctor_command(options: argparse.Namespace) -> int:
             remedy = ": pip install -r requirements.txt" if isinstance(error, ImportError) or name == "torch" else ""
             print(f"REMEDY  {name:<14} {error}{remedy}")
     return status
-
-
-def writable(folder: Path) -> Path:
-    """Return a folder, created if need be; an OSError says that no file can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
-    return folder
 
 
 def _check_torch() -> str:
