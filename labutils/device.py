@@ -19,11 +19,8 @@ RANDOM_LOCK = threading.RLock()
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu.
-
-    Raises:
-        ValueError: this machine (or this build of torch) does not have the device.
-    """
+    """Return the device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu. A ValueError
+    says that this machine (or this build of torch) does not have it."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [device for device, is_there in there.items() if is_there]
     if name not in ("auto", *available):
@@ -32,11 +29,8 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision of a name; "auto" is bfloat16 on CUDA cards that have it and float32 elsewhere.
-
-    Raises:
-        ValueError: bfloat16 was asked for and the processor would only emulate it.
-    """
+    """Return the precision of a name; "auto" is bfloat16 on CUDA cards that have it and float32 elsewhere. A ValueError
+    says that bfloat16 was asked for and the processor would only emulate it."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -70,14 +70,13 @@ def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset
     """Return the minutes to the end: what the published notebooks took, at the pace of those executed by now."""
     minutes = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
     done = [row for row in rows if not row["failed"]]
-    if not all(minutes.values()):
+    as_published = (dataset, scale().name) == ("mnist", "full")
+    enough = 0 if as_published else 1 if dataset == "mnist" else 3  # one notebook says little about other images
+    if not all(minutes.values()) or len(done) < enough:
         return ""
-    if len(done) >= (1 if dataset == "mnist" else 3):  # on other images one notebook says little about the others
+    pace = 1.0
+    if done:
         pace = sum(row["minutes"] for row in done) / sum(minutes[row["notebook"]] for row in done)
-    elif dataset == "mnist" and scale().name == "full":
-        pace = 1.0  # on a machine such as that on which they were published
-    else:
-        return ""
     to_come = pace * sum(minutes[path.stem] for path in paths[len(rows) :])
     return f", about {max(1, to_come):.0f} min to the end"
 
@@ -176,7 +175,7 @@ def _strip(cell: Any) -> None:
 
 
 def _few_colours(picture: str) -> str:
-    """A PNG file in base64 → the smaller of it and the same with a palette."""
+    """Return a PNG file in base64, or the same with a palette if that is smaller."""
     content, buffer = base64.b64decode(picture), io.BytesIO()
     full = Image.open(io.BytesIO(content)).convert("RGB")
     grey = np.ptp(np.asarray(full).astype(int), axis=2).max() < 16
