@@ -15,19 +15,15 @@ from labutils.training import Callback, Training
 def progress_bar(config: Config, n_train: int) -> Callback:
     """A callback that shows a bar with losses and remaining time."""
     steps = config.epochs * len(batch_sizes(n_train, config.batch_size))
-    bar = tqdm(disable=True)
+    bar = tqdm(total=steps, unit="step", leave=False, delay=1e-6)  # not shown before the training begins
 
     def show(training: Training, moment: str) -> None:
-        nonlocal bar
-        if moment == "start":
-            bar = tqdm(total=steps, unit="step", leave=False)
-        if moment == "end":
-            bar.close()
-            return
         bar.update(training.schedulers[0].last_epoch - bar.n)
         if moment == "epoch":
             row = training.rows[-1]
             bar.set_postfix(train=f"{row['train_loss']:.4g}", val=f"{row['val_loss']:.4g}")
+        elif moment == "end":
+            bar.close()
 
     return show
 

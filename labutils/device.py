@@ -19,26 +19,18 @@ RANDOM_LOCK = threading.RLock()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu.
-
-    Raises:
-        ValueError: this machine (or this build of torch) does not have the device.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, ok in available.items() if ok)
-    if not available[name]:
-        names = [device for device, ok in available.items() if ok]
-        raise ValueError(f"device={name!r} is not available here; available: {names}")
-    return torch.device(name)
+    """Return the device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu. A ValueError
+    says that this machine (or this build of torch) does not have it."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [device for device, is_there in there.items() if is_there]
+    if name not in ("auto", *available):
+        raise ValueError(f"device={name!r} is not available here; available: {available}")
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision of a name; "auto" is bfloat16 on CUDA cards that have it and float32 elsewhere.
-
-    Raises:
-        ValueError: bfloat16 was asked for and the processor would only emulate it.
-    """
+    """Return the precision of a name; "auto" is bfloat16 on CUDA cards that have it and float32 elsewhere. A ValueError
+    says that bfloat16 was asked for and the processor would only emulate it."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

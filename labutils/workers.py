@@ -47,15 +47,13 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
         queue = yield from _run_on(executor, queue)
         if queue:
             warnings.warn(f"the executor broke: processes of this machine do {len(queue)} runs", stacklevel=2)
-    suspects: list[Task] = []
     while queue:
-        queue = yield from _run_on_pool(queue)
-        # what is unfinished lost a process, and nobody says under which task: it was one of the first
-        suspects += queue[: cpu_count()]
-        queue = queue[cpu_count() :]
-    for task in suspects:
-        if (yield from _run_on_pool([task])):
-            yield failed_row(*task, RunError("every process that began this run died"))
+        unfinished = yield from _run_on_pool(queue)
+        # these lost a process, and nobody says under which task: it was one of the first, each of which runs alone now
+        for task in unfinished[: cpu_count()]:
+            if (yield from _run_on_pool([task])):
+                yield failed_row(*task, RunError("every process that began this run died"))
+        queue = unfinished[cpu_count() :]
 
 
 def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:

@@ -147,7 +147,7 @@ def test_who_generates_from_the_prior_needs_no_images(tmp_path, monkeypatch):
     ("words", "reason"),
     [
         (["reconstruct", "--model", "vae99"], "vae99"),
-        (["reconstruct", "--model", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
+        (["reconstruct", "--model", "nowhere.safetensors"], "nowhere.safetensors is missing"),
         (["reconstruct", "99999", "--model", "CHECKPOINT"], "99999"),
         (["interpolate", "1", "nowhere.png", "--model", "CHECKPOINT"], "nowhere.png"),
         (["generate", "--method", "vamp", "--model", "CHECKPOINT"], "vamp"),

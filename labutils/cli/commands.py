@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from labutils.callbacks import tensorboard_log
-from labutils.cli.doctor import writable
 from labutils.cli.main import BASES, FINETUNE, HEAD
 from labutils.codes import reconstruct
 from labutils.config import Config
@@ -19,10 +18,12 @@ from labutils.kinds import KINDS
 from labutils.paths import outputs_dir, runs_dir
 from labutils.plots import class_names, plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
-from labutils.store.folder import keep_encoder
-from labutils.store.listing import USELESS, differences, remove, select, survey
-from labutils.store.weights import read_weights
+from labutils.store.files import writable
+from labutils.store.folder import keep_encoder, read_encoder
+from labutils.store.listing import USELESS, remove, select, survey
 from labutils.transfer import encoder_layers
+
+SHOWN = ["name", "state", "bytes", "days", "model", "dataset", "latent_dim", "epochs", "seed", "result", "note"]
 
 
 def train_command(options: argparse.Namespace, **changes: Any) -> None:
@@ -30,7 +31,7 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
     config = replace(BASES[options.base], **{**changes, **given})
     weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
-    for folder in (outputs_dir(), weights.parent if weights else None, plots):
+    for folder in (weights and weights.parent, plots):
         if folder:
             writable(folder)  # or an error now rather than after the training
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
@@ -53,18 +54,17 @@ def classify_command(options: argparse.Namespace) -> None:
     file, mode = options.encoder_checkpoint, options.mode
     if (file is None) != (mode == "scratch"):
         raise ValueError(f"--mode {mode} {'needs' if file is None else 'takes no'} --encoder-checkpoint")
-    if file is None:
-        train_command(options)
-        return
     if mode == "frozen" and getattr(options, "encoder_lr", 0) != 0:
         raise ValueError(f"--mode frozen means encoder_lr=0, not {options.encoder_lr}: leave --encoder-lr out")
-    encoder, layers = keep_encoder(file), encoder_layers(read_weights(file)[1])
-    encoder_lr = 0.0 if mode == "frozen" else FINETUNE
-    train_command(options, **layers, head=HEAD, encoder=encoder, encoder_lr=encoder_lr)
+    changes: dict[str, Any] = {}
+    if file:
+        changes = {"head": HEAD, "encoder": keep_encoder(file), "encoder_lr": 0.0 if mode == "frozen" else FINETUNE}
+        changes |= encoder_layers(read_encoder(changes["encoder"])[1])
+    train_command(options, **changes)
 
 
 def in_words(r: Run) -> str:
-    """What to make of a run's metrics, a sentence."""
+    """Return a sentence: what to make of a run's metrics."""
     m, config = r.metrics, r.config
     if KINDS[config.model].labelled:
         result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
@@ -79,22 +79,20 @@ def in_words(r: Run) -> str:
 
 
 def _figures(r: Run) -> dict[str, Figure]:
-    """Training curves; a classifier's confusions, a row of reconstructions for whatever reconstructs."""
-    model, test = r.config.model, load_dataset(r.config.dataset).test
+    """Return the training curves, and a classifier's confusions or others' reconstructions of some test images."""
+    model, data = r.config.model, load_dataset(r.config.dataset)
     metric, floors = "loss", {}
     if "val_mse" in r.history:
-        metric = "mse"
-        errors = references(load_dataset(r.config.dataset), r.config.latent_dim, r.config.n_train)
+        metric, errors = "mse", references(data, r.config.latent_dim, r.config.n_train)
         floors = {"mean image": errors["mean_image_mse"], f"PCA-{r.config.latent_dim}": errors["pca_mse"]}
-    figures = {"history": plot_history({model: r.history}, floors, metric)}
-    if model == "classifier":
-        predicted, _ = confidence(r.model, test.images)
-        figures["confusion"] = plot_confusion(test.labels.numpy(), predicted, class_names(r.config.dataset))
-    else:
-        shown = subset(test, 12)
-        x_hat = reconstruct(r.model, shown.images, shown.labels)
-        figures["reconstructions"] = plot_images({"x": shown.images, "x_hat": x_hat})
-    return figures
+    history = plot_history({model: r.history}, floors, metric)
+    if KINDS[model].labelled:
+        predicted, _ = confidence(r.model, data.test.images)
+        confusion = plot_confusion(data.test.labels.numpy(), predicted, class_names(r.config.dataset))
+        return {"history": history, "confusion": confusion}
+    shown = subset(data.test, 12)
+    pictures = {"x": shown.images, "x_hat": reconstruct(r.model, shown.images, shown.labels)}
+    return {"history": history, "reconstructions": plot_images(pictures)}
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -130,18 +128,16 @@ def runs_command(options: argparse.Namespace) -> int:
         raise ValueError(f"{wrong[0]!r} must be FIELD=VALUE, such as latent_dim=8")
     if options.yes and not options.prune:
         raise ValueError("--yes goes with --prune: nothing was deleted")
-    table = select(survey(verify=options.verify or options.prune), dict(text.split("=", 1) for text in options.wanted))
-    if options.wanted and table.empty:
+    wanted = dict(text.split("=", 1) for text in options.wanted)
+    table = select(survey(verify=options.verify or options.prune), wanted)
+    if wanted and table.empty:
         print(f"nothing has {' '.join(options.wanted)}")
     if options.prune:
         table = table[table["state"].isin(USELESS)]
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
-        shown = table[["name", "state", "bytes", "days", "result"]]
-        lines = shown.to_string(index=False, na_rep="", formatters=formats).splitlines()
-        notes = [note[:150] or config for note, config in zip(table["note"], differences(table), strict=True)]
-        for line, note in zip(lines, ["config, or what is wrong", *notes], strict=True):
-            print(f"{line}  {note}")
+        shown = table[SHOWN].convert_dtypes()  # whole numbers stay so beside what has none
+        print(shown.to_string(index=False, na_rep="", formatters=formats))
     if options.yes:
         remove(runs_dir() / name for name in table["name"])
     outcome = ": deleted" if options.yes else ": --prune --yes deletes them" if options.prune and len(table) else ""

@@ -3,16 +3,13 @@
 import argparse
 import os
 import platform
-import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
-from functools import partial
-from importlib.metadata import requires, version
 from pathlib import Path
 
 from labutils.paths import data_dir, outputs_dir
+from labutils.store.files import writable
 
 
 def doctor_command(options: argparse.Namespace) -> int:
@@ -20,10 +17,9 @@ def doctor_command(options: argparse.Namespace) -> int:
     checks: dict[str, Callable[[], str]] = {
         "python": lambda: f"{platform.python_version()} at {sys.executable}",
         "torch": _check_torch,
-        "packages": _check_packages,
         "device": _check_device,
-        "mnist": partial(_check_data, "mnist"),
-        "fashion_mnist": partial(_check_data, "fashion_mnist"),
+        "mnist": lambda: _check_data("mnist"),
+        "fashion_mnist": lambda: _check_data("fashion_mnist"),
         "data folder": lambda: _check_room(data_dir()),
         "outputs": lambda: _check_room(outputs_dir()),
     }
@@ -38,16 +34,6 @@ def doctor_command(options: argparse.Namespace) -> int:
     return status
 
 
-def writable(folder: Path) -> Path:
-    """Return a folder, created if need be; an OSError says that no file can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
-    return folder
-
-
 def _check_torch() -> str:
     import torch
     import torchvision
@@ -56,21 +42,11 @@ def _check_torch() -> str:
     return f"{torch.__version__} with torchvision {torchvision.__version__}"
 
 
-def _check_packages() -> str:
-    names = [re.split(r"[^\w-]", text)[0] for text in requires("latent-digits-lab") or [] if "extra ==" not in text]
-    for name in names:
-        version(name)  # an ImportError where there is none
-    return f"{len(names)} required packages are installed"
-
-
 def _check_device() -> str:
-    import torch
-
     from labutils.device import resolve_device, resolve_precision
 
     device = resolve_device("auto")
-    precision = resolve_precision("auto", device)
-    return f"{device.type} in {precision}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    return f"{device.type} in {resolve_precision('auto', device)}, {os.cpu_count()} cores"
 
 
 def _check_data(name: str) -> str:

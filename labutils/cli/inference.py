@@ -41,9 +41,8 @@ def interpolate_command(options: argparse.Namespace) -> None:
     x, labels = _images(ends, load_dataset(run.config.dataset).test)
     names = [f"test image {end}, a {label}," if end.isdigit() else end for end, label in zip(ends, labels, strict=True)]
     print(f"{'from':<18} {names[0]} to {names[1].rstrip(',')}")
-    ways = {"line": False, "arc": True}
-    rows = {name: run.interpolate(x[:1], x[1:], options.steps, spherical=arc) for name, arc in ways.items()}
-    _write(options.output, "latent_interpolation", rows)
+    line, arc = (run.interpolate(x[:1], x[1:], options.steps, spherical=spherical) for spherical in (False, True))
+    _write(options.output, "latent_interpolation", {"line": line, "arc": arc})
 
 
 def generate_command(options: argparse.Namespace) -> None:

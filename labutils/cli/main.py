@@ -101,13 +101,11 @@ def _add_training(train: Parser, classify: Parser) -> None:
     """Flags for the fields of Config, for an encoder, and for what to write besides the run."""
     _add_config(train, tuple(KINDS), "baseline")
     _add_config(classify, ("classifier",), "classifier", omit=("model", "encoder"))
-    help = (
-        f"what becomes of the encoder's weights (%(default)s); others have head={HEAD}, finetune encoder_lr={FINETUNE}"
-    )
-    classify.add_argument("--mode", choices=("scratch", "frozen", "finetune"), default="scratch", help=help)
-    help = "a file of --checkpoint-path, whose encoder to take"
-    classify.add_argument("--encoder-checkpoint", type=Path, metavar="FILE", help=help)
     plots = outputs_dir() / "local" / "plots"
+    add = classify.add_argument
+    help = f"the encoder's weights (%(default)s); others have head={HEAD}, finetune encoder_lr={FINETUNE}"
+    add("--mode", choices=("scratch", "frozen", "finetune"), default="scratch", help=help)
+    add("--encoder-checkpoint", type=Path, metavar="FILE", help="a file of --checkpoint-path, whose encoder to take")
     for parser in (train, classify):
         add = parser.add_argument
         add("--save-plots", action="store_true", help="write training curves and results as PNG")

@@ -56,8 +56,8 @@ def pretrain(names: Sequence[str] = ()) -> list[Path]:
     index, defaults = pretrained_index(), Config().to_dict()
     for name, config in configs.items():
         r = run(config)
-        values = {key: value for key, value in r.config.to_dict().items() if value != defaults[key]}
-        values = {key: value for key, value in values.items() if key not in ("device", "precision")}
+        asked_for = replace(r.config, device="auto", precision="auto").to_dict()
+        values = {key: value for key, value in asked_for.items() if value != defaults[key]}
         content = pack(r.model.state_dict(), {"config": json.dumps(values)})
         write_atomically(pretrained_dir() / f"{name}.safetensors", content)
         metrics = {key: r.metrics[key] for key in METRICS if key in r.metrics}

@@ -1,9 +1,9 @@
 """Publishing: what a full run on MNIST found becomes what the repository shows."""
 
+import json
 import shutil
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 
 from labutils.paths import ROOT
@@ -58,11 +58,12 @@ def _publish_notebook(executed: Path, source: Path, root: Path) -> None:
     for old in set(target.glob("*")) - set(target.glob(SCREENSHOTS)):
         old.unlink()
     shutil.copytree(source, target, dirs_exist_ok=True)
-    notebook = nbformat.read(root / "notebooks" / executed.name, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    notebook = json.loads((root / "notebooks" / executed.name).read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell, done in zip(cells, code_cells(executed), strict=True):
-        cell.outputs, cell.execution_count = nbformat.from_dict(done["outputs"]), done["execution_count"]
-    nbformat.write(notebook, root / "notebooks" / executed.name)
+        cell |= {"outputs": done["outputs"], "execution_count": done["execution_count"]}
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    (root / "notebooks" / executed.name).write_text(f"{text}\n", encoding="utf-8")
     write_summary(target, summary | {"files": published_sums(target, executed)})
 
 
@@ -86,7 +87,6 @@ def write_pages(root: Path = ROOT) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     for stem in summaries:
         shutil.copytree(root / "outputs" / stem, folder / stem)
-        notebook = nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4)
-        write_html(notebook, folder / "notebooks" / f"{stem}.html")
+        write_html(root / "notebooks" / f"{stem}.ipynb", folder / "notebooks" / f"{stem}.html")
     machines = {row.get("made_with", {}).get("machine", "") for row in summaries.values()}
     return write_page(folder, f"published on the full MNIST; {', '.join(sorted(machines))}", summaries)

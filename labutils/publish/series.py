@@ -1,7 +1,6 @@
 """The series: notebooks executed headless into git-ignored copies, their results in a table and an HTML page."""
 
 import base64
-import html
 import io
 import json
 import os
@@ -29,7 +28,7 @@ from labutils.store.files import sha256
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # in an executed copy it names the set that was found
-BAR = "{desc} cell {n_fmt}/{total_fmt} {elapsed} {postfix}"
+BAR = "{desc} cell {n_fmt}/{total_fmt} {elapsed}"
 IMPORT = re.compile(r"^(import|from) [^(\n]*(\([^)]*\))?.*$", re.MULTILINE)
 
 
@@ -68,17 +67,16 @@ def run_series(names: Sequence[str] = ()) -> int:
 
 
 def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset: str) -> str:
-    """Minutes to the end, from what the published notebooks took, at the pace of those that have been executed."""
+    """Return the minutes to the end: what the published notebooks took, at the pace of those executed by now."""
     minutes = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
-    if not all(minutes.values()):
-        return ""
     done = [row for row in rows if not row["failed"]]
-    if len(done) >= (1 if dataset == "mnist" else 3):  # on other images one notebook says little about the others
-        pace = sum(row["minutes"] for row in done) / sum(minutes[row["notebook"]] for row in done)
-    elif dataset == "mnist" and scale().name == "full":
-        pace = 1.0  # on a machine such as that on which they were published
-    else:
+    as_published = (dataset, scale().name) == ("mnist", "full")
+    enough = 0 if as_published else 1 if dataset == "mnist" else 3  # one notebook says little about other images
+    if not all(minutes.values()) or len(done) < enough:
         return ""
+    pace = 1.0
+    if done:
+        pace = sum(row["minutes"] for row in done) / sum(minutes[row["notebook"]] for row in done)
     to_come = pace * sum(minutes[path.stem] for path in paths[len(rows) :])
     return f", about {max(1, to_come):.0f} min to the end"
 
@@ -119,7 +117,7 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     copy = folder / "notebooks" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)
-    write_html(notebook, copy.with_suffix(".html"))
+    write_html(copy, copy.with_suffix(".html"))
     summary: dict[str, Any] = {"question": "", "answer": failure, "figures": []}
     if not failure and (saved := read_summary(folder / path.stem)):
         summary = {**saved, "minutes": minutes, "executed": code_and_outputs(copy)}
@@ -129,17 +127,15 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
 
 def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
     """Fill in the outputs of a notebook, in the folder of its file; how it failed, or ""."""
-    client = Client(
+    client = NotebookClient(
         notebook,
         timeout=None,
         record_timing=False,
         store_widget_state=False,
         extra_arguments=["--log-level=CRITICAL"],  # the kernel's notes on its sockets are not the reader's
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_execute=lambda cell, cell_index: bar.set_postfix_str(_first_line(cell)),
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
     )
-    client.bar = bar
     # a kernel that asked to end waits for loky's resource tracker, which ends only after it: patience is of no use
     client.create_kernel_manager().shutdown_wait_time = 1
     try:
@@ -157,19 +153,6 @@ def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
     return ""
 
 
-class Client(NotebookClient):
-    """A client that shows the text of the kernel's progress bars in the terminal: nobody sees their widgets."""
-
-    bar: tqdm
-
-    def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
-        if msg["msg_type"] == "comm_msg":
-            text = msg["content"]["data"].get("state", {}).get("value")
-            if isinstance(text, str) and "/" in text and "<" not in text:
-                self.bar.set_postfix_str(f"{_first_line(cell)}{html.unescape(text)}")
-        return super().process_message(msg, cell, cell_index)
-
-
 def code(notebook: Path) -> list[str]:
     """The source of a notebook's code cells but for import statements and blank lines."""
     sources = [IMPORT.sub("", "".join(cell["source"])) for cell in code_cells(notebook)]
@@ -182,11 +165,6 @@ def code_and_outputs(notebook: Path) -> str:
     return sha256(json.dumps(list(zip(code(notebook), outputs, strict=True))).encode())
 
 
-def _first_line(cell: Any) -> str:
-    lines = cell.source.splitlines()
-    return next((line[:40] for line in lines if line and not line.startswith(("#", "import", "from"))), "")
-
-
 def _strip(cell: Any) -> None:
     """Take progress bars, which need a kernel, out of a code cell's outputs, and give its pictures 128 colours or 32
     greys: they look the same and take a third of the room."""
@@ -197,7 +175,7 @@ def _strip(cell: Any) -> None:
 
 
 def _few_colours(picture: str) -> str:
-    """A PNG file in base64 → the smaller of it and the same with a palette."""
+    """Return a PNG file in base64, or the same with a palette if that is smaller."""
     content, buffer = base64.b64decode(picture), io.BytesIO()
     full = Image.open(io.BytesIO(content)).convert("RGB")
     grey = np.ptp(np.asarray(full).astype(int), axis=2).max() < 16
@@ -207,9 +185,9 @@ def _few_colours(picture: str) -> str:
     return base64.b64encode(min(content, buffer.getvalue(), key=len)).decode()
 
 
-def write_html(notebook: Any, path: Path) -> None:
-    """A notebook as a page."""
-    body, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+def write_html(notebook: Path, path: Path) -> None:
+    """Write a notebook as a page."""
+    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
     path.write_text(body, encoding="utf-8")
 
 

@@ -17,11 +17,8 @@ from labutils.training import Training
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A callback for `fit` that keeps the state of one training in a file, replaced after each epoch.
-
-    The file is believed only as a whole and of its key. It is not forced to the disk: after a power cut a torn one is
-    noticed by its checksum, and the run begins again.
-    """
+    """A callback for `fit` that keeps the state of one training in a file, replaced after each epoch. It is not forced
+    to the disk: after a power cut a torn one is noticed by its checksum, and the run begins again."""
 
     file: Path
     key: str

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def writable(folder: Path) -> Path:
+    """Return a folder, created if need be; an OSError says that no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
+    return folder
 
 
 def sha256(content: bytes) -> str:

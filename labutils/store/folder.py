@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +25,7 @@ from labutils.config import Config
 from labutils.data import Dataset
 from labutils.paths import runs_dir, scale
 from labutils.store.checkpoint import Checkpoint
-from labutils.store.files import json_sum, sha256, write, write_atomically
+from labutils.store.files import json_sum, sha256, writable, write, write_atomically
 from labutils.store.key import hash_of, of_today, recipe, revision, torch_version
 from labutils.store.weights import WRITER, RunError, Stored, read_model, read_weights, reading, unpack, weights_file
 
@@ -68,11 +67,8 @@ def read_run(path: Path, key: str | None = None) -> Stored:
 
 
 def find_run(key: str) -> Stored | None:
-    """Return the stored run of a key; None where there is none. A damaged one is set aside, with a warning.
-
-    Raises:
-        OSError: it cannot be read now, which says nothing about it; or it is damaged and cannot be set aside.
-    """
+    """Return the stored run of a key; None where there is none. A damaged one is set aside, with a warning. An OSError
+    says that it cannot be read now, which says nothing about it, or that it cannot be set aside."""
     path = runs_dir() / key
     if not path.exists():
         return None
@@ -124,10 +120,7 @@ def write_run(
 def checkpoint_of(key: str) -> Checkpoint:
     """Return where a run that is not finished keeps its state. A store that cannot be written is an OSError here,
     before a training and not after it."""
-    folder = runs_dir() / "unfinished"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return Checkpoint(folder / f"{key}.safetensors", key)
+    return Checkpoint(writable(runs_dir() / "unfinished") / f"{key}.safetensors", key)
 
 
 def keep_encoder(file: Path) -> str:
@@ -176,9 +169,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def stored_runs() -> pd.DataFrame:
     """Return every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
-
-    `summarize(stored_runs())` is a leaderboard. Only the small files are read and verified, no weights.
-    """
+    `summarize(stored_runs())` is a leaderboard. Only the small files are read and verified, no weights."""
     rows = []
     for path in run_folders():
         with suppress(RunError, OSError):

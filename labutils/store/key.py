@@ -60,10 +60,11 @@ def resolved(config: Config, data: Dataset) -> Config:
     )
 
 
+@cache
 def recipe(model: str) -> str:
     """Return the name of today's recipe for a kind of model, 64 hex digits."""
-    proved = _recipes()
-    return proved["equal"].get(model, code_hash()) if proved["code"] == code_hash() else code_hash()
+    proof = json.loads(RECIPES.read_text(encoding="utf-8"))  # "code": what was proved; "equal": kind → older recipe
+    return proof["equal"].get(model, code_hash()) if proof["code"] == code_hash() else code_hash()
 
 
 def of_today(made_from: Mapping[str, str], model: str) -> bool:
@@ -98,12 +99,6 @@ def code_lines(source: str) -> dict[int, str]:
             docstring = node.body[0]
             lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)  # type: ignore[operator]
     return {number: line.rstrip() for number, line in enumerate(lines, 1) if line.strip()}
-
-
-@cache
-def _recipes() -> dict[str, Any]:
-    """Return what the last proof found: "code", the hash of the code it proved, and "equal", kind of model → recipe."""
-    return json.loads(RECIPES.read_text(encoding="utf-8"))
 
 
 @cache

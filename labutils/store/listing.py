@@ -17,7 +17,7 @@ from labutils.store.key import of_today
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
 USELESS = ("other code", "damaged", "set aside", "abandoned")
-ABOUT = ["name", "state", "bytes", "days", "note", "result"]  # columns of a survey, before the fields of Config
+ABOUT = ["name", "state", "bytes", "days", "result", "note"]  # columns of a survey, before the fields of Config
 HEADLINES = ("test_accuracy", "test_neg_elbo", "test_mse")  # a run's result is the first that it has
 
 
@@ -35,25 +35,20 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     """
     runs, useless = runs_dir(), abandoned()
     states = {path: _state(path, verify) for path in (*run_folders(), *sorted(runs.glob("encoders/*.safetensors")))}
-    started_from = {state["encoder"] for state in states.values() if state["state"] == "ok"}
+    started_from = {state.get("encoder") for state in states.values() if state["state"] == "ok"}
     for path, state in states.items():
         if state["state"] == "other code" and path.name in started_from:
             state["state"] = "encoder"
     states |= {path: {"state": "set aside"} for path in sorted(runs.glob("damaged-*"))}
     for path in sorted(runs.glob("unfinished/*")):
         states[path] = {"state": "abandoned" if path in useless else "unfinished"}
-    rows = [{"note": "", **_size_and_age(path), **state} for path, state in states.items()]
-    return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
-
-
-def _size_and_age(path: Path) -> dict[str, Any]:
-    size, newest = 0, 0.0
-    for file in (path, *path.rglob("*")):
+    rows = []
+    for path, state in states.items():
         with suppress(FileNotFoundError):  # finished just now
-            status = file.stat()
-            size += 0 if file.is_dir() else status.st_size
-            newest = max(newest, status.st_mtime)
-    return {"name": str(path.relative_to(runs_dir())), "bytes": size, "days": (time.time() - newest) / 86_400}
+            size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+            days = (time.time() - path.stat().st_mtime) / 86_400
+            rows.append({"name": str(path.relative_to(runs)), "bytes": size, "days": days, "note": "", **state})
+    return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
 
 
 def _state(path: Path, verify: bool) -> dict[str, Any]:
@@ -73,7 +68,7 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
     state = "ok" if of_today(manifest["made_from"], config["model"]) else "other code"
     # not as a Config: one of another day may have other fields
-    return {f.name: config.get(f.name) for f in fields(Config)} | {"state": state, "result": result}
+    return config | {"filters": ",".join(map(str, config["filters"])), "state": state, "result": result}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
@@ -82,27 +77,10 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     for field, text in wanted.items():
         if field not in table:
             raise ValueError(f"{field!r} is no field of Config, and none of {', '.join(ABOUT)}")
-        table = table[table[field].map(_as_text).eq(_as_text(text))]
+        texts = table[field].map(str).str.lower().replace("nan", "none")
+        numbers = pd.to_numeric(table[field], errors="coerce")
+        table = table[texts.eq(text.lower()) | numbers.eq(pd.to_numeric(text, errors="coerce"))]
     return table
-
-
-def differences(table: pd.DataFrame) -> list[str]:
-    """Return what tells each row of `survey` from others, as `select` takes it: "latent_dim=8 seed=1", no defaults."""
-    defaults = {name: _as_text(value) for name, value in Config().to_dict().items()}
-    texts = table[list(defaults)].map(_as_text)
-    differ = [name for name in defaults if texts.loc[table["model"].notna(), name].nunique() > 1]
-    rows = [dict(zip(differ, row, strict=True)) for row in texts[differ].to_numpy()]
-    return [" ".join(f"{n}={text}" for n, text in row.items() if text not in ("none", defaults[n])) for row in rows]
-
-
-def _as_text(value: Any) -> str:
-    """Return 8, 8.0 and "8" alike as "8"; (4, 4), [4, 4] and "4,4" as well; what is missing as "none"."""
-    if value is None or value != value:
-        return "none"
-    if not isinstance(value, bool):
-        with suppress(TypeError, ValueError, OverflowError):
-            return f"{float(value):.12g}"
-    return str(value).strip("()[]").replace(" ", "").lower()
 
 
 def abandoned() -> list[Path]:

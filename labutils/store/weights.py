@@ -93,11 +93,8 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def read_model(path: Path) -> tuple[Config, nn.Module]:
-    """Return the config and the model, in evaluation mode on the CPU, of a weights file.
-
-    Raises:
-        OSError, ValueError: the file cannot be read, or is not what `weights_file` of today's labutils wrote.
-    """
+    """Return the config and the model, in evaluation mode on the CPU, of a weights file; a ValueError where it is not
+    what `weights_file` of today's labutils writes."""
     tensors, values = read_weights(path)
     try:
         config = Config(**values)  # published weights name only what differs from the defaults
