@@ -20,8 +20,11 @@ def favourites_file(name: str, model: nn.Module) -> Path:
 
 
 def read_favourites(file: Path) -> Favourites:
-    """The favourites in a file; none where there is no file."""
-    return json.loads(file.read_bytes()) if file.exists() else {}
+    """The favourites in a file; none where there is no file. A damaged one is a ValueError."""
+    try:
+        return json.loads(file.read_bytes()) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} holds no favourites ({error}): mend it, or delete it") from None
 
 
 def add_favourite(file: Path, name: str, z: list[float], y: int | None) -> Favourites:
