@@ -281,6 +281,16 @@ def test_distance_ranks_what_is_far_as_far(space):
     assert 0.3 < np.mean(ranks) < 0.7
 
 
+def test_a_sleeping_unit_does_not_count_as_distance(space):
+    z = torch.randn(500, space.latent_dim, generator=torch.Generator().manual_seed(0))
+    z[:, -1] *= 0.01
+    asleep = replace(space, z=z)
+    code = z[3].clone()
+    rank = asleep.code_rank(code)
+    code[-1] += 3
+    assert asleep.code_rank(code) == rank < 1
+
+
 def test_the_side_waits_for_a_pause(explorer, monkeypatch):
     calls = []
     monkeypatch.setattr(explorer._side, "function", lambda: calls.append(1))

@@ -124,10 +124,13 @@ class Space:
 
     def code_rank(self, z: torch.Tensor) -> float:
         """The share in [0,1] of known codes that lie nearer to their centre than z (latent_dim,), by Mahalanobis'
-        distance. A unit that hardly varies counts little: its value means nothing to the decoder."""
-        covariance = torch.atleast_2d(self.z.T.cov())
-        ridge = 0.01 * covariance.diagonal().max() * torch.eye(self.latent_dim)
-        centred = torch.cat([z[None], self.z]) - self.z.mean(0)
+        distance over the units that vary: a sleeping unit's value means nothing to the decoder."""
+        variance = self.z.var(0)
+        awake = variance > 0.01 * variance.max()
+        codes, mean = self.z[:, awake].double(), self.z[:, awake].double().mean(0)
+        covariance = torch.atleast_2d(codes.T.cov())
+        ridge = 1e-4 * covariance.diagonal().mean() * torch.eye(len(mean))
+        centred = torch.cat([z[None, awake], codes]) - mean
         root = torch.linalg.cholesky(covariance + ridge)
         distances = torch.linalg.solve_triangular(root, centred.T, upper=False).norm(dim=0)
         return float((distances[1:] < distances[0]).float().mean())

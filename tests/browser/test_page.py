@@ -102,6 +102,24 @@ def test_the_page_is_alive(page, digits, tmp_path):
     assert "typed code" in page.locator("#status").inner_text()
 
 
+def test_a_class_that_the_page_lacks_changes_nothing(page, digits, tmp_path):
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    space = latent_space(busy(replace(BASELINE, latent_dim=6)), digits, n=200)
+    path = export_html(space, tmp_path / "page.html", n=6)
+    page.goto(path.as_uri())
+    page.wait_for_function("window.labutils")
+    before = page.locator("#code").input_value()
+    lacking = page.evaluate("[...Array(10).keys()].find((k) => !labutils.labels.includes(k))")
+    page.locator("#digit").select_option(str(lacking))
+    page.locator("#image").click()
+    assert page.locator("#code").input_value() == before
+    page.locator("#digit").select_option("-1")
+    page.locator("#image").click()
+    assert page.locator("#code").input_value() != before
+    assert not errors
+
+
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_the_map_of_the_page_hovers_and_clicks(page, digits, tmp_path, method):
     space = latent_space(busy(replace(BASELINE, latent_dim=6)), digits, n=200)
