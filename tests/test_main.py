@@ -10,6 +10,7 @@ import pytest
 from labutils import CLASSIFIER, Config
 from labutils.cli.commands import in_words
 from labutils.cli.main import main
+from labutils.store.weights import pretrained_dir
 
 SMALL = [
     *("--dataset", "mnist5k", "--filters", "4,4", "--depth", "2", "--latent-dim", "3"),
@@ -213,6 +214,13 @@ def test_classify_takes_an_encoder_from_a_checkpoint(tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert len(error.splitlines()) == 1
+
+
+def test_classify_takes_an_encoder_from_published_weights(capsys):
+    few = ["--dataset", "mnist5k", "--epochs", "1", "--n-train", "200", "--device", "cpu"]
+    weights = ["--encoder-checkpoint", str(pretrained_dir() / "ae12.safetensors")]
+    assert main(["classify", *few, "--mode", "frozen", *weights]) == 0
+    assert "test_accuracy" in capsys.readouterr().out
 
 
 def test_classify_from_scratch_changes_any_field(capsys):

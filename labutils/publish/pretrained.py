@@ -30,11 +30,8 @@ METRICS = ("test_mse", "test_neg_elbo", "test_kl", "test_active_units", "test_ac
 
 
 def load_or_train(name: str, dataset: str = "mnist") -> Run:
-    """The committed weights where the images are MNIST's; for another data set the same config, trained once by `run`.
-
-    Args:
-        dataset: as in Config, or as `Dataset.name` says what was really loaded.
-    """
+    """Return the committed weights where the images are MNIST's; for another data set the same config, trained once by
+    `run`. `dataset` is as in Config, or as `Dataset.name` says what was really loaded."""
     if dataset in ("mnist", "mnist5k"):
         return load_run(name)
     return run(replace(PRETRAINED[name], dataset=dataset))

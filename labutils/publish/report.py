@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ FORMATS: dict[Any, Any] = {
 
 
 def styled(table: pd.DataFrame, caption: str = "") -> Any:
-    """A table as a notebook shows it: digits by the kind of the column, the baseline's row in bold."""
+    """Return a table as a notebook shows it: digits by the kind of the column, the baseline's row in bold."""
     formats = {name: form for name, form in FORMATS.items() if name in table}
     style = table.style.format(formats, na_rep="").set_caption(caption)
     style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
@@ -40,14 +40,10 @@ def styled(table: pd.DataFrame, caption: str = "") -> Any:
 
 
 def settings(**configs: Config) -> Any:
-    """Configs side by side, a row a field; blank, or left out, where no model has the field."""
-    table = pd.DataFrame(
-        {
-            name: {f.name: str(getattr(config, f.name)) for f in fields(Config) if has_field(config.model, f.name)}
-            for name, config in configs.items()
-        }
-    )
-    return styled(table.reindex([f.name for f in fields(Config)]).dropna(how="all"))
+    """Return configs side by side, a row a field; blank, or left out, where no model has the field."""
+    table = pd.DataFrame({name: asdict(config) for name, config in configs.items()}).map(str)
+    has = {name: [has_field(config.model, field) for field in table.index] for name, config in configs.items()}
+    return styled(table.where(pd.DataFrame(has, table.index)).dropna(how="all"))
 
 
 def save_results(
@@ -71,12 +67,12 @@ def save_results(
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What `save_results` wrote beside a table: question, answer, figures, made_with; nothing where there is none."""
+    """Return what `save_results` wrote beside a table: question, answer, figures, made_with; {} where there is none."""
     file = folder / "summary.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """The inverse of `read_summary`."""
+    """Write what `read_summary` reads."""
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     write_atomically(folder / "summary.json", f"{text}\n".encode())

@@ -90,18 +90,18 @@ def _find(name: str) -> Path:
 
 
 def code_cells(notebook: Path) -> list[dict[str, Any]]:
-    """A notebook's code cells as its file has them; none where there is no file."""
+    """Return a notebook's code cells as its file has them; none where there is no file."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The summaries in a folder of results, by notebook."""
+    """Return the summaries in a folder of results, by notebook."""
     return {path.parent.name: read_summary(path.parent) for path in sorted(folder.glob("[0-9]*/summary.json"))}
 
 
 def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
-    """Run one notebook in a kernel of its own and write its copy and page; its row of the results table."""
+    """Run one notebook in a kernel of its own, write its copy and page, and return its row of the results table."""
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in cells:
@@ -126,7 +126,7 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
 
 
 def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
-    """Fill in the outputs of a notebook, in the folder of its file; how it failed, or ""."""
+    """Fill in the outputs of a notebook, run in the folder of its file; return how it failed, or ""."""
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -154,13 +154,13 @@ def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
 
 
 def code(notebook: Path) -> list[str]:
-    """The source of a notebook's code cells but for import statements and blank lines."""
+    """Return the source of a notebook's code cells but for import statements and blank lines."""
     sources = [IMPORT.sub("", "".join(cell["source"])) for cell in code_cells(notebook)]
     return ["\n".join(line for line in source.splitlines() if line) for source in sources]
 
 
 def code_and_outputs(notebook: Path) -> str:
-    """The SHA-256 sum of a notebook's code and outputs. Its prose may be mended, and what it imports may have moved."""
+    """Return a SHA-256 sum of a notebook's code and outputs. Prose may be mended, and imports may have moved."""
     outputs = [cell["outputs"] for cell in code_cells(notebook)]
     return sha256(json.dumps(list(zip(code(notebook), outputs, strict=True))).encode())
 
@@ -192,7 +192,7 @@ def write_html(notebook: Path, path: Path) -> None:
 
 
 def table_row(stem: str, summary: Mapping[str, Any], suffix: str = ".ipynb") -> str:
-    """A notebook's row of a results table in Markdown."""
+    """Return a notebook's row of a results table in Markdown."""
     cells = f"[{stem}](notebooks/{stem}{suffix})", summary["question"], summary["answer"], summary.get("minutes") or ""
     return f"| {' | '.join(' '.join(str(cell).split()) for cell in cells)} |"
 

@@ -33,12 +33,12 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
 
 
 def writable(folder: Path) -> Path:
-    """Return a folder, created if need be; an OSError says that no file can be written there."""
+    """Return a folder, created if need be; an OSError (of the same kind) says that no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
+        raise type(error)(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
     return folder
 
 

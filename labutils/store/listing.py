@@ -33,15 +33,15 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     Args:
         verify: read every byte, the weights too.
     """
-    runs, useless = runs_dir(), abandoned()
+    runs = runs_dir()
     states = {path: _state(path, verify) for path in (*run_folders(), *sorted(runs.glob("encoders/*.safetensors")))}
     started_from = {state.get("encoder") for state in states.values() if state["state"] == "ok"}
     for path, state in states.items():
         if state["state"] == "other code" and path.name in started_from:
             state["state"] = "encoder"
     states |= {path: {"state": "set aside"} for path in sorted(runs.glob("damaged-*"))}
-    for path in sorted(runs.glob("unfinished/*")):
-        states[path] = {"state": "abandoned" if path in useless else "unfinished"}
+    states |= {path: {"state": "unfinished"} for path in sorted(runs.glob("unfinished/*"))}
+    states |= {path: {"state": "abandoned"} for path in abandoned()}
     rows = []
     for path, state in states.items():
         with suppress(FileNotFoundError):  # finished just now
