@@ -10,12 +10,14 @@ from functools import cache
 from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
+from urllib.request import getproxies
 
 import numpy as np
 import torch
 
 from labutils.paths import data_dir, environment_path
 
+MIRROR = "ossci-datasets.s3.amazonaws.com"  # torchvision's first
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer after which a server counts as out of reach
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -91,11 +93,13 @@ def remedy(name: str) -> str:  # unproved: words of an error
 @cache  # one attempt and one warning a process
 def download(name: str) -> Path | None:  # unproved: needs a network
     """Download through torchvision into data/, verified before anything is named data; None where out of reach."""
-    from torchvision import datasets  # only here: its import takes longer than loading the images
-
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
+        if not getproxies():
+            socket.getaddrinfo(MIRROR, 443)  # no network is known at once, torchvision's import takes three seconds
+        from torchvision import datasets
+
         data_dir().mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=data_dir(), prefix=".download-") as scratch:
             getattr(datasets, FOLDERS[name])(scratch, download=True)

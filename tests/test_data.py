@@ -319,6 +319,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable], None
     """serve(answer) makes a server on this machine, and nothing else, torchvision's mirror."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "MIRROR", "127.0.0.1")
     servers = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
