@@ -299,20 +299,20 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
     return fig
 
 
-def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndarray], groups: int = 10) -> Figure:
+def plot_reliability(right: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], groups: int = 10) -> Figure:
     """Draw mean accuracy ± its standard error against mean confidence, in `groups` groups of equally many images
     ordered by confidence. Below the diagonal a classifier is overconfident.
 
     Args:
-        right, sure: classifier → (N,) whether each answer was right, and its confidence in [0,1].
+        right, confidence: classifier → (N,) whether each answer was right, and its confidence in [0,1].
     """
     fig, ax = _chart(5.2, 4.2)
     for name in right:
-        answers = pd.DataFrame({"sure": sure[name], "right": np.asarray(right[name], float)})
-        answers = answers.sort_values("sure", ignore_index=True)
+        answers = pd.DataFrame({"confidence": confidence[name], "right": np.asarray(right[name], float)})
+        answers = answers.sort_values("confidence", ignore_index=True)
         group = answers.groupby(answers.index * groups // len(answers))
         mean, error = group.mean(), group["right"].sem(ddof=0)
-        ax.errorbar(mean["sure"], mean["right"], error, fmt="o-", ms=4, capsize=2, label=name)
+        ax.errorbar(mean["confidence"], mean["right"], error, fmt="o-", ms=4, capsize=2, label=name)
     start = min(ax.get_xlim()[0], ax.get_ylim()[0])
     ax.plot([start, 1], [start, 1], color=GREY, linestyle=":", linewidth=1)
     _finish(ax, "confidence", "accuracy")

@@ -33,8 +33,8 @@ def start_from(
 ) -> None:
     """Load a model's encoder, of a VAE the part that gives mu, into a classifier made from `config`. A ValueError names
     the fields in which `values`, those of the model's config, do not fit."""
-    pairs = [(field, there, getattr(config, field)) for field, there in encoder_layers(values).items()]
-    if differ := [f"{field} is {there} there, {here} here" for field, there, here in pairs if there != here]:
+    pairs = [(field, value, getattr(config, field)) for field, value in encoder_layers(values).items()]
+    if differ := [f"{field} is {value} there, {wanted} here" for field, value, wanted in pairs if value != wanted]:
         raise ValueError(f"the encoder does not fit: {'; '.join(differ)}")
     own = model.encoder.state_dict()
     theirs = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
