@@ -1,4 +1,4 @@
-"""What watches a training: callables for the list that `fit` and `run` take (see training.Callback)."""
+"""Callbacks for `fit` and `run` (see training.Callback)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from labutils.training import Callback, Training
 
 
 def progress_bar(config: Config, n_train: int) -> Callback:
-    """A callback that shows a bar with losses and remaining time."""
+    """Return a callback that shows a bar with losses and remaining time."""
     steps = config.epochs * len(batch_sizes(n_train, config.batch_size))
     bar = tqdm(total=steps, unit="step", leave=False, delay=1e-6)  # not shown before the training begins
 
@@ -29,7 +29,7 @@ def progress_bar(config: Config, n_train: int) -> Callback:
 
 
 def tensorboard_log(folder: str | Path) -> Callback:
-    """A callback that writes each epoch's row into a folder for TensorBoard."""
+    """Return a callback that logs each epoch's row for TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter  # only here: it costs seconds and few ask for it
 
     writer = SummaryWriter(str(folder))
@@ -46,7 +46,7 @@ def tensorboard_log(folder: str | Path) -> Callback:
 
 
 def after_each_epoch(function: Callable[[nn.Module, int], None], seed: int = 0) -> Callback:
-    """A callback that calls function(model, epoch) after each epoch, with random numbers of its own."""
+    """Return a callback that calls function(model, epoch) after each epoch, with random numbers of its own."""
 
     def call(training: Training, moment: str) -> None:
         if moment == "epoch":

@@ -16,24 +16,18 @@ from labutils.models import as_labels
 
 
 def encode_images(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
-    """images (N,1,28,28), uint8 or floats in [0,1] → codes (N,latent_dim).
-
-    Args:
-        y: labels that only a conditional_vae looks at, as `models.as_labels` takes them.
-
-    Raises:
-        ValueError: labels that are none.
-    """
+    """Return codes (N,latent_dim) of images (N,1,28,28), uint8 or floats in [0,1]; `y` are labels as `models.as_labels`
+    takes them, which only a conditional_vae reads."""
     return _in_batches(model, model.encode, images, y if getattr(model, "conditional", False) else None)
 
 
 def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None) -> torch.Tensor:
-    """codes (N,latent_dim), and labels as in `encode_images` → images (N,1,28,28) in [0,1]."""
+    """Return images (N,1,28,28) in [0,1] of codes (N,latent_dim) and labels as in `encode_images`."""
     return _in_batches(model, model.decode, z, y)
 
 
 def _in_batches(model: nn.Module, method: Any, inputs: torch.Tensor, y: object) -> torch.Tensor:
-    """The model's method on (N,…) and labels, without gradients and in evaluation mode → (N,…) on the CPU."""
+    """Return a model's method of (N,…) and labels, in evaluation mode and without gradients: (N,…) on the CPU."""
     sets = [inputs]
     if y is not None:
         labels = torch.as_tensor(y)
@@ -48,19 +42,15 @@ def _in_batches(model: nn.Module, method: Any, inputs: torch.Tensor, y: object) 
 
 
 def reconstruct(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
-    """images (N,1,28,28), labels as in `encode_images` → their reconstructions (N,1,28,28) in [0,1]."""
+    """Return reconstructions (N,1,28,28) in [0,1] of images and labels as in `encode_images`."""
     return decode_codes(model, encode_images(model, images, y), y)
 
 
 def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
-    """Two codes (latent_dim,) → (steps,latent_dim) from one to the other, ends included.
+    """Return (steps,latent_dim) codes from `start` (latent_dim,) to `end`, at least two, ends included.
 
-    Args:
-        spherical: along the arc instead of the straight line, which in many dimensions leaves the shell where a normal
-            distribution has its mass (Shoemake 1985; White 2016).
-
-    Raises:
-        ValueError: fewer than two steps.
+    `spherical` follows the arc (Shoemake 1985; White 2016): in many dimensions the straight line leaves the shell where
+    a normal distribution has its mass.
     """
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2: both ends are among them")
@@ -72,14 +62,14 @@ def interpolate(start: torch.Tensor, end: torch.Tensor, steps: int = 11, *, sphe
 
 
 def traverse(z: torch.Tensor, unit: int, values: torch.Tensor) -> torch.Tensor:
-    """A code (latent_dim,) → (n,latent_dim): the same code with one unit set to each of the n values."""
+    """Return (n,latent_dim): the code z (latent_dim,) with one unit set to each of n values."""
     codes = z.repeat(len(values), 1)
     codes[:, unit] = values
     return codes
 
 
 def manifold(n: int, mass: float = 0.98) -> torch.Tensor:
-    """(n²,2) codes on a grid that divides the middle `mass` of each axis of N(0, I) evenly; rows from top to bottom."""
+    """Return (n²,2) codes, row by row from the top: a grid of equal probability over the middle `mass` of N(0, I)."""
     edge = (1 - mass) / 2
     at = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(edge, 1 - edge, n))
     return torch.cartesian_prod(at.flip(0), at).flip(1)
@@ -89,15 +79,11 @@ SAMPLERS = ("prior", "gaussian", "gaussian per class", "mixture")
 
 
 def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """n codes (n,latent_dim) to decode into new images, drawn from what a method makes of the codes of known images.
+    """Return (n,latent_dim) random codes, n at least 1, from a distribution fitted to codes z (N,latent_dim).
 
     Args:
-        method: "prior" is N(0, I) and looks at no code; "gaussian" one normal distribution with full covariance,
-            "gaussian per class" one for each label; "mixture" a Gaussian mixture with 50 components.
-        z, y: (N,latent_dim) codes and (N,) labels.
-
-    Raises:
-        ValueError: an unknown method, or n below 1.
+        method: "prior" is N(0, I) whatever the codes; "gaussian" one normal distribution with full covariance,
+            "gaussian per class" one for each of the labels y (N,); "mixture" a Gaussian mixture with 50 components.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -113,8 +99,7 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
         start = {"init_params": "k-means++", "random_state": seed + i}
         mixture = GaussianMixture(components, reg_covar=1e-4, max_iter=50, **start)
         size = n // len(groups) + (i < n % len(groups))
-        # matrices this small gain nothing from threads, which wait beside a busy process; and to draw from a mixture it
-        # need not have converged
+        # matrices this small gain nothing from threads, and a mixture need not have converged to be sampled
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             parts.append(torch.from_numpy(mixture.fit(group.double().numpy()).sample(size)[0]).float())
@@ -130,27 +115,22 @@ def _check_sampler(method: str, n: int) -> None:
 
 
 def sample_normal(n: int, latent_dim: int, seed: int = 0) -> torch.Tensor:
-    """(n,latent_dim) standard normal codes, from a stream of their own."""
+    """Return (n,latent_dim) standard normal codes, from a random stream of their own."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "sampling"))
     return torch.randn(n, latent_dim, generator=generator)
 
 
 def covariance_root(z: torch.Tensor) -> torch.Tensor:
-    """Codes (N,latent_dim) → L (latent_dim,latent_dim) with L·Lᵀ their covariance: L times a standard normal vector is
-    distributed as they are. Sound for codes of any size, and where units depend on each other."""
+    """Return L (latent_dim,latent_dim) with L·Lᵀ the covariance, regularised, of codes (N,latent_dim) of any size: L
+    times a standard normal vector has that covariance."""
     size = z.std().clamp_min(1e-12)
     covariance = (z / size).double().T.cov() + 1e-6 * torch.eye(z.shape[1], dtype=torch.float64)
     return (size * torch.linalg.cholesky(covariance)).float()
 
 
 def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
-    """Codes (N,latent_dim) → (N,2) by "pca", "tsne" or "umap".
-
-    Distances between far groups mean little in t-SNE and UMAP: both keep neighbours, not geometry.
-
-    Raises:
-        ValueError: an unknown method.
-    """
+    """Return (N,2) of codes (N,latent_dim) by "pca", "tsne" or "umap". The last two keep neighbours, not geometry:
+    distances between far groups mean little."""
     codes = z.numpy()
     if method == "pca":
         from sklearn.decomposition import PCA
@@ -172,7 +152,7 @@ def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
 
 
 def as_codes(z: object, model: nn.Module) -> torch.Tensor:
-    """Codes as tensor, array or lists, (N,latent_dim) or (latent_dim,) → (N,latent_dim), checked."""
+    """Return codes (N,latent_dim) of a tensor, array or list of that shape or (latent_dim,), finite or a ValueError."""
     if not hasattr(model, "decode"):
         raise ValueError(f"a {type(model).__name__} decodes nothing: take an autoencoder or a VAE")
     codes = torch.atleast_2d(torch.as_tensor(z, dtype=torch.float32))
@@ -181,13 +161,18 @@ def as_codes(z: object, model: nn.Module) -> torch.Tensor:
     return codes
 
 
+def sample_any_scale(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """`sample_codes` fitted at unit size in double precision: an autoencoder's codes may be of any size."""
+    size = z.std()
+    return size * sample_codes(method, n, z.double() / size, y, seed)
+
+
 def invent(model: nn.Module, images: Callable[[], Split], n: int, method: str, seed: int = 0) -> torch.Tensor:
-    """(n,latent_dim) random codes by one of SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 images."""
-    _check_sampler(method, n)  # before images are looked for and encoded
+    """Return (n,latent_dim) random codes; a method other than "prior" is fitted to the codes of up to 5,000 images."""
+    _check_sampler(method, n)  # before images are loaded and encoded
     if method == "prior":
         return sample_normal(n, model.latent_dim, seed)  # type: ignore[arg-type]
     train = images()
     split = subset(train, min(5000, len(train)))
     z = encode_images(model, split.images, split.labels)
-    size = z.std()  # an autoencoder's codes may be of any size: fitted at unit size they are safe
-    return size * sample_codes(method, n, z.double() / size, split.labels, seed)
+    return sample_any_scale(method, n, z, split.labels, seed)

@@ -19,18 +19,17 @@ RANDOM_LOCK = threading.RLock()
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is the best that this machine has: cuda, then mps, then cpu. A ValueError
-    says that this machine (or this build of torch) does not have it."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    available = [device for device, is_there in there.items() if is_there]
+    """Return the device of a name; "auto" is the first available of cuda, mps, cpu. Others are a ValueError."""
+    devices = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [device for device, is_available in devices.items() if is_available]
     if name not in ("auto", *available):
         raise ValueError(f"device={name!r} is not available here; available: {available}")
     return torch.device(available[0] if name == "auto" else name)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return the precision of a name; "auto" is bfloat16 on CUDA cards that have it and float32 elsewhere. A ValueError
-    says that bfloat16 was asked for and the processor would only emulate it."""
+    """Return the precision of a name; "auto" is bfloat16 on CUDA cards that have it, float32 elsewhere. bfloat16
+    that the device would only emulate is a ValueError."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -45,10 +44,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 @contextmanager
 def cpu_threads(n: int) -> Iterator[None]:
-    """Compute with n threads inside, in torch and in numpy's linear algebra; with as many as before afterwards.
-
-    Their number decides the last bits of a result: sums are split among them and rounded otherwise.
-    """
+    """Compute with n threads inside, in torch and numpy's linear algebra. Their number decides a result's last bits."""
     before = torch.get_num_threads()
     with threadpool_limits(n):
         torch.set_num_threads(n)
@@ -60,7 +56,7 @@ def cpu_threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, the model's own mode afterwards; gives the device that holds the model."""
+    """Put a model in evaluation mode without gradients, in its own mode afterwards; gives the model's device."""
     was_training = model.training
     model.eval()
     try:
@@ -72,8 +68,7 @@ def eval_mode(model: nn.Module) -> Iterator[torch.device]:
 
 @contextmanager
 def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators (the CPU's, and that of the model's accelerator) run a stream of their own;
-    outside, they are as if nothing had happened."""
+    """Give torch's global generators (the CPU's and the device's) a stream of their own inside; restore them after."""
     mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CUDA only
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -88,8 +83,8 @@ def private_noise(seed: int, purpose: str, device: torch.device) -> Iterator[Non
 
 @cache
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed. By default the activations of every step go back to the kernel, which
-    hands them out again as zeroed pages, one fault each: a sixth of a step's time on Linux."""
+    """Have glibc's malloc keep freed memory: else every step's activations return to the kernel and come back as page
+    faults, a sixth of a step's time on Linux."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     # blocks below 32 MiB (more an older glibc refuses) come from the heap, which keeps up to 256 MiB of free space

@@ -1,4 +1,4 @@
-"""References that a model has to beat, and measures of codes and of generated images (a run's own: metrics.py)."""
+"""Reference errors, and measures of codes and of generated images (those of every run: metrics.py)."""
 
 import math
 
@@ -13,21 +13,18 @@ from labutils.objectives import kl_to_standard_normal
 
 
 def pca_errors(train: Split, test: Split) -> np.ndarray:
-    """The test error per pixel of PCA fitted to the training images, the best linear code of each size.
-
-    Returns:
-        (785,) entry k is the mean squared error with k components; entry 0 is that of the mean training image.
-    """
+    """Return (785,) test MSE per pixel of PCA with k = 0 … 784 components, the best linear code of each size, fitted to
+    the training images; entry 0 is that of the mean image."""
     from sklearn.decomposition import PCA  # only here: importing labutils stays quick
 
-    with np.errstate(invalid="ignore"):  # images that are all alike have shares of no variance, which we do not use
+    with np.errstate(invalid="ignore"):  # equal images have no variance to take shares of
         pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
     centred = to_float(test.images).flatten(1).numpy() - pca.mean_
     components = pca.components_[: len(train) - 1]  # n images span n - 1 directions around their mean
     energy = np.square(centred @ components.T).mean(0, dtype=np.float64)
     # components are orthonormal: each takes its energy out of the error, so one fit answers for every size
-    left = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
-    errors = np.maximum(left, 0) / centred.shape[1]
+    residual = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
+    errors = np.maximum(residual, 0) / centred.shape[1]
     return np.pad(errors, (0, centred.shape[1] + 1 - len(errors)), mode="edge")
 
 
@@ -35,7 +32,7 @@ _floors: dict[tuple[str, int], np.ndarray] = {}  # by checksum of the data set a
 
 
 def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
-    """`pca_errors` of a data set's test images, computed once a process: (785,), entry 0 is the mean image."""
+    """Return `pca_errors` (785,) of a data set, computed once a process."""
     key = (data.checksum, n_train or len(data.train))
     if key not in _floors:
         with cpu_threads(1):  # the same bits in every process
@@ -44,19 +41,18 @@ def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
 
 
 def references(data: Dataset, latent_dim: int, n_train: int | None = None) -> dict[str, float]:
-    """Test errors per pixel that a reconstruction has to beat: pca_mse, of PCA with as many components as the code has
-    units, and mean_image_mse."""
+    """Return reference test errors per pixel: pca_mse, of PCA with `latent_dim` components, and mean_image_mse."""
     errors = floors(data, n_train)
     return {"pca_mse": float(errors[min(latent_dim, len(errors) - 1)]), "mean_image_mse": float(errors[0])}
 
 
 def forget_floors() -> None:
-    """Have `floors` compute anew, as in a new process."""
+    """Clear the cache of `floors`."""
     _floors.clear()
 
 
 def probe(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor) -> float:
-    """Linear probe: test accuracy in [0,1] of a logistic regression on standardised codes (N,d) with labels (N,)."""
+    """Return a linear probe's test accuracy in [0,1]: logistic regression on standardised codes (N,d), labels (N,)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -66,29 +62,25 @@ def probe(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.
 
 
 def knn(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor, k: int = 5) -> float:
-    """The test accuracy in [0,1] of a vote among the k nearest codes."""
+    """Return the test accuracy in [0,1] of a vote among the k nearest codes."""
     from sklearn.neighbors import KNeighborsClassifier
 
     return float(KNeighborsClassifier(k).fit(z.numpy(), y.numpy()).score(z_test.numpy(), y_test.numpy()))
 
 
 def unit_kl(model: nn.Module, split: Split) -> np.ndarray:
-    """(latent_dim,) KL of each latent unit of a VAE in nats, averaged over the images. A unit at zero is unused."""
+    """Return (latent_dim,) KL in nats of each unit of a VAE, averaged over the images. A unit at zero is unused."""
     with eval_mode(model) as device:
         posteriors = (model.posterior(x, y) for x, y in batches(split.to(device), 1000))  # type: ignore[operator]
         return torch.cat([kl_to_standard_normal(*posterior) for posterior in posteriors]).mean(0).cpu().numpy()
 
 
 def importance_nll(model: nn.Module, split: Split, k: int = 200, *, seed: int = 0, at_once: int = 500) -> np.ndarray:
-    """(N,) −log p(x) of each image in nats, estimated with k codes from q(z|x) (Burda et al. 2016, eq. 8).
-
-    On average the estimate is too high, less so with more codes: it lies between the negative ELBO (k = 1) and the
-    truth. Its mean's standard error over the images is `nll.std(ddof=1) / len(nll) ** 0.5`. Of a conditional_vae it is
-    −log p(x|y).
+    """Return (N,) −log p(x) of each image in nats, of a conditional_vae −log p(x|y), estimated with k codes from q(z|x)
+    (Burda et al. 2016, eq. 8). On average it lies between the negative ELBO (k = 1) and the truth.
 
     Args:
-        split: its pixels should be 0 or 1. Only then is −log p(x) that of a distribution over images; grey ones give
-            the cross-entropy's continuation, good for comparing, and no likelihood.
+        split: images with pixels 0 or 1; of grey ones the result compares models but is no likelihood.
         at_once: how many codes to decode together, at least k; more are slower: they leave the caches.
     """
     parts = []
@@ -106,11 +98,8 @@ def importance_nll(model: nn.Module, split: Split, k: int = 200, *, seed: int = 
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The distance between normal distributions fitted to two sets of features, (N,d) and (M,d) (Heusel et al. 2017).
-
-    On average it is too high, less so with more samples: compare equal sizes only, and beside the distance of real
-    from real images.
-    """
+    """Return the Fréchet distance of normal distributions fitted to features (N,d) and (M,d) (Heusel et al. 2017). It
+    is biased upwards, less with more samples: compare equal sizes only, and with that of real from real images."""
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # the trace of the product's square root; in exact arithmetic its eigenvalues are real and not negative
     mixed = np.sqrt(np.maximum(np.linalg.eigvals(cov_a @ cov_b).real, 0)).sum()
@@ -118,7 +107,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def confidence(classifier: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """images (N,1,28,28) → the classifier's label for each (N,) and how sure it is, in [0,1] (N,)."""
+    """Return a classifier's labels (N,) for images (N,1,28,28) and its confidence in each, (N,) in [0,1]."""
     with eval_mode(classifier) as device:
         logits = torch.cat([classifier(to_float(x.to(device))).cpu() for x in images.split(1000)])
     sure, label = logits.softmax(1).max(1)
@@ -126,7 +115,7 @@ def confidence(classifier: nn.Module, images: torch.Tensor) -> tuple[np.ndarray,
 
 
 def nearest(images: torch.Tensor, among: torch.Tensor) -> np.ndarray:
-    """The index in `among` (M,1,28,28) of the image nearest to each of `images` (N,1,28,28), by squared error."""
+    """Return (N,) for each of `images` (N,1,28,28) the index of the nearest in `among` (M,1,28,28) by squared error."""
     queries = to_float(images).flatten(1)
     distances = [torch.cdist(queries, to_float(part).flatten(1)) for part in among.split(10_000)]
     return torch.cat(distances, dim=1).argmin(1).numpy()

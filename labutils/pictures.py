@@ -1,7 +1,4 @@
-"""Pictures as bytes, and bytes as pictures: what a slider shows, and digits that were drawn elsewhere.
-
-No matplotlib here: a figure takes it tens of milliseconds, a picture of 28 × 28 pixels should take a tenth of one.
-"""
+"""Images as PNG bytes, without matplotlib, which takes tens of milliseconds a figure; and images from picture files."""
 
 import io
 from collections.abc import Sequence
@@ -18,11 +15,7 @@ INK_SIZE = 20  # MNIST's digits fill 20 × 20 pixels of their 28 × 28 (LeCun et
 
 
 def png(images: torch.Tensor, columns: int = 0) -> bytes:
-    """images (N,1,28,28), uint8 or floats in [0,1] → a PNG file: dark ink on white, row by row.
-
-    Args:
-        columns: images in a row; 0 means all in one.
-    """
+    """Return images (N,1,28,28), uint8 or floats in [0,1], as a PNG file: dark on white, `columns` a row (0: all)."""
     buffer = io.BytesIO()
     picture = (255 * (1 - tile(images, columns or len(images)))).round().astype(np.uint8)
     Image.fromarray(picture).save(buffer, "png", compress_level=1)
@@ -30,7 +23,7 @@ def png(images: torch.Tensor, columns: int = 0) -> bytes:
 
 
 def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
-    """images (N,1,28,28) → one picture (rows·28, columns·28), floats in [0,1], row by row, the last filled with 0."""
+    """Return images (N,1,28,28) as one picture (rows·28, columns·28), floats in [0,1], the last row filled with 0."""
     x = to_float(images)
     rows = -(-len(x) // columns)
     if len(x) < rows * columns:
@@ -39,16 +32,13 @@ def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
 
 
 def as_images(source: object) -> torch.Tensor:
-    """Digits from anywhere → (N,1,28,28) floats in [0,1], light ink on black, as the models know them.
+    """Return digits as (N,1,28,28) floats in [0,1], light ink on black.
 
     Args:
-        source: a tensor or array (N,1,28,28), (N,28,28) or (28,28), uint8 or floats in [0,1], taken as it is; an array
-            (H,W) of another size; the path of a picture, or several. Pictures and arrays of another size may be of
-            either polarity, and are framed as MNIST's digits were (20 × 20 pixels, its centre of mass in the middle).
-
-    Raises:
-        ValueError: what shows no digit, or an array of dark ink on a light ground. The message names the file.
-        FileNotFoundError: there is no such file.
+        source: a tensor or array (N,1,28,28), (N,28,28) or (28,28), uint8 or floats in [0,1], taken as it is (dark ink
+            on a light ground is a ValueError); an array (H,W) of another size; the path of a picture, or several. The
+            last two may be of either polarity and are framed as MNIST's digits were: 20 × 20 pixels, centre of mass in
+            the middle. A picture without a digit is a ValueError that names the file.
     """
     if isinstance(source, (str, Path)):
         return read_picture(source)
@@ -73,10 +63,10 @@ def as_images(source: object) -> torch.Tensor:
 
 
 def read_picture(path: str | Path) -> torch.Tensor:
-    """A picture file of one digit → (1,1,28,28), see `as_images`."""
+    """Return a picture file of one digit as (1,1,28,28), see `as_images`."""
     try:
         with Image.open(path) as file:
-            grey = _grey(ImageOps.exif_transpose(file))  # a telephone held upright writes which way is up
+            grey = _grey(ImageOps.exif_transpose(file))  # a phone stores which way is up
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
@@ -85,7 +75,7 @@ def read_picture(path: str | Path) -> torch.Tensor:
 
 
 def _grey(file: Image.Image) -> np.ndarray:
-    """(H,W) float32 in [0,1]; what is transparent is paper."""
+    """Return (H,W) float32 in [0,1]; transparent pixels are paper."""
     if file.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
         return np.asarray(file, dtype=np.float32) / 65535
     picture = file.convert("RGBA")
@@ -94,14 +84,14 @@ def _grey(file: Image.Image) -> np.ndarray:
 
 
 def _is_dark(picture: Image.Image) -> bool:
-    """Whether what can be seen of a partly transparent picture is dark: ink then, and not paper."""
+    """Return whether the opaque part of a partly transparent picture is dark: ink, not paper."""
     pixels = np.asarray(picture, dtype=np.float32)
     alpha = pixels[..., 3]
     return bool(alpha.min() < 255 and alpha.max() > 0 and np.average(pixels[..., :3].mean(-1), weights=alpha) < 128)
 
 
 def framed(grey: np.ndarray, name: str) -> torch.Tensor:
-    """A grey picture (H,W) in [0,1] of either polarity and any size → (1,1,28,28); `name` is for the errors."""
+    """Return a grey picture (H,W) in [0,1], of either polarity, as (1,1,28,28); `name` is for error messages."""
     if min(grey.shape) < 8:
         raise ValueError(f"{name} has {grey.shape[1]} × {grey.shape[0]} pixels: too few for a digit")
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
@@ -119,7 +109,7 @@ def framed(grey: np.ndarray, name: str) -> torch.Tensor:
 
 
 def _centred(ink: np.ndarray) -> np.ndarray:
-    """(H,W) in [0,1] → (28,28): cropped to its ink, fitted into 20 × 20, its centre of mass at the centre."""
+    """Return (H,W) in [0,1] as (28,28): cropped to its ink, fitted into 20 × 20, its centre of mass at the centre."""
     rows, columns = np.flatnonzero((ink > 0.2).any(1)), np.flatnonzero((ink > 0.2).any(0))
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = INK_SIZE / max(crop.shape)

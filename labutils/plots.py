@@ -1,4 +1,4 @@
-"""plot_*: arrays in, a matplotlib Figure out. Nothing here runs a model or shows a figure."""
+"""plot_*: arrays in, a matplotlib Figure out, which a notebook shows as the value of a cell."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,12 +33,12 @@ NO_FLOORS: Floors = {}
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """What the ten labels of a data set stand for."""
+    """Return the names of a data set's ten classes, by label."""
     return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
-    """A figure that a notebook shows once, as the value of a cell, and its axes, always (rows, columns)."""
+    """Return a closed figure, `width` × `height` inches, and its axes as an array (rows, columns)."""
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     plt.close(fig)  # pyplot would show it a second time
@@ -69,19 +69,17 @@ def _finish(ax: Axes, xlabel: str, ylabel: str, *, log: str = "", legend: bool =
 
 
 def _bare(ax: Axes, frame: str = PALE) -> None:
-    """Leave of the axes a thin frame of a colour, or "none"."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
     ax.spines[:].set_color(frame)
 
 
 def _bars(table: pd.DataFrame, middle: str = "mean", prefix: str = "") -> list[pd.Series]:
-    """How far an interval reaches below and above its middle, as `errorbar` takes it."""
+    """Return the lengths of error bars below and above the middle, as `errorbar` takes them."""
     return [table[middle] - table[f"{prefix}low"], table[f"{prefix}high"] - table[middle]]
 
 
 def _draw_floors(ax: Axes, floors: Floors, side: str = "right") -> None:
-    """Labelled horizontal lines; the labels stand on one side."""
     for name, value in floors.items():
         ax.axhline(value, color=GREY, linestyle=":", linewidth=1)
         at = (1 if side == "right" else 0, value)
@@ -91,12 +89,8 @@ def _draw_floors(ax: Axes, floors: Floors, side: str = "right") -> None:
 
 
 def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] = ()) -> Figure:
-    """A labelled row of images for each entry.
-
-    Args:
-        rows: label → (n,1,28,28), uint8 or floats in [0,1]; the rows may differ in length.
-        columns: text above each column.
-    """
+    """Draw a row of images for each label → (n,1,28,28), uint8 or floats in [0,1]; the rows may differ in length.
+    `columns` are texts above the columns."""
     n, label = max(map(len, rows.values())), max(map(len, rows))
     fig, ax = _chart(0.62 * n + 0.08 * label, 0.62 * len(rows) + (0.2 if columns else 0))
     side = IMAGE_SIZE + 2 * 2  # two white pixels around each image, and as many blank images as a row lacks
@@ -110,8 +104,7 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] = ()) -
 
 
 def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float = 2.8) -> Figure:
-    """Grids of images (N,1,28,28), uint8 or floats in [0,1], side by side under their titles: `columns` images in a
-    row, `size` inches a grid."""
+    """Draw a grid for each title → (N,1,28,28), uint8 or floats in [0,1], side by side, each `size` inches wide."""
     fig, axes = figure(size * len(grids), size + 0.3, 1, len(grids))
     for ax, (title, images) in zip(axes[0], grids.items(), strict=True):
         ax.imshow(tile(images, columns), **GREYS)
@@ -121,13 +114,8 @@ def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float 
 
 
 def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) -> Figure:
-    """What codes look like: the importance of each unit, its mean and spread, how units correlate, and how normal they
-    are (the quantiles of the standardised units against those of N(0, 1)).
-
-    Args:
-        z: (N,d) codes.
-        importance: (d,) of each unit; `measure` says what it is.
-    """
+    """Draw statistics of codes z (N,d) in four panels: importance (d,) of the units, which `measure` names; mean ± std;
+    correlation; and the quantiles of the standardised units against those of N(0, 1)."""
     from scipy import stats
 
     order = np.argsort(-importance)
@@ -153,7 +141,7 @@ def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) 
 
 
 def plot_history(histories: Tables, floors: Floors, metric: str = "mse") -> Figure:
-    """Training (dashed) and validation error against the epoch for each history, and the floors as lines."""
+    """Draw the training (dashed) and validation error of each history against the epoch, and the floors as lines."""
     fig, ax = _chart(8.5, 3.6)
     for name, history in histories.items():
         epoch, train, val = (history[column] for column in ("epoch", f"train_{metric}", f"val_{metric}"))
@@ -169,10 +157,10 @@ def plot_history(histories: Tables, floors: Floors, metric: str = "mse") -> Figu
 def plot_curves(
     curves: Tables, xlabel: str, ylabel: str, *, lines: Floors = NO_FLOORS, log: str = "", width: float = 7
 ) -> Figure:
-    """A curve for each table: its second column against its first, with an interval where there are `low` and `high`.
+    """Draw each table's second column against its first, with an interval where there are columns low and high.
 
     Args:
-        lines: labelled horizontal lines, for floors and targets.
+        lines: labelled horizontal lines.
         log: the axes with a logarithmic scale: "", "x", "y" or "xy".
         width: in inches.
     """
@@ -187,13 +175,8 @@ def plot_curves(
 
 
 def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure:
-    """Speed against arithmetic intensity, a named point a pass, under the roof of memory and arithmetic.
-
-    Args:
-        passes: columns layer, pass, intensity in operations on each byte moved, gflops in GFLOP/s.
-        peak: of the arithmetic, in FLOP/s.
-        bandwidth: of memory, in bytes a second.
-    """
+    """Draw the roofline of a machine with `peak` FLOP/s and a memory `bandwidth` in bytes a second, and a point for
+    each of `passes` (columns layer, pass, intensity in operations per byte moved, gflops in GFLOP/s)."""
     fig, ax = _chart(9, 5)
     x = np.geomspace(passes["intensity"].min() / 4, 3 * passes["intensity"].max(), 200)
     ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color=GREY, label="memory's slope, arithmetic's roof")
@@ -205,8 +188,8 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
 
 
 def plot_effects(table: pd.DataFrame, ylabel: str = "test mse per pixel", floors: Floors = NO_FLOORS) -> Figure:
-    """What `stats.effects` gives, as a picture: on the left each value's mean with its interval, and the floors; on the
-    right the difference to the baseline, paired by seed, in percent of the baseline's mean."""
+    """Draw a table of `stats.effects`: on the left each value's mean with its interval, and the floors; on the right
+    the difference to the baseline, paired by seed, in percent of the baseline's mean."""
     fig, axes = figure(9, 0.9 + 0.42 * max(5, len(table)), 1, 2)
     left, right = axes[0]
     at, is_baseline = np.arange(len(table)), (table["verdict"] == "baseline").to_numpy()
@@ -223,8 +206,7 @@ def plot_effects(table: pd.DataFrame, ylabel: str = "test mse per pixel", floors
 
 
 def plot_comparisons(tables: Tables) -> Figure:
-    """The same comparisons in several settings, beside each other: percent with percent_low … percent_high, as
-    `stats.compare` gives them, a row a comparison and a colour a table."""
+    """Draw tables of `stats.compare` with the same rows: percent with its interval, a colour for each table."""
     fig, ax = _chart(8, 1 + 0.45 * len(next(iter(tables.values()))))
     for i, (name, table) in enumerate(tables.items()):
         _draw_differences(ax, table, 0.24 * (i - (len(tables) - 1) / 2), name)
@@ -233,7 +215,7 @@ def plot_comparisons(tables: Tables) -> Figure:
 
 
 def _draw_differences(ax: Axes, table: pd.DataFrame, shift: float = 0, label: str = "") -> None:
-    """The column percent with its interval, a row of the axes for each of the table, moved down by `shift`."""
+    """Draw the column percent with its interval, moved down by `shift` rows."""
     at, bars = np.arange(len(table)), _bars(table, "percent", "percent_")
     ax.errorbar(table["percent"], at + shift, xerr=bars, fmt="o", ms=5, capsize=4, label=label)
     ax.axvline(0, color=GREY, linewidth=1)
@@ -248,12 +230,8 @@ COST_LABELS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an ima
 def plot_pareto(
     table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = (), ylabel: str = "validation mse per pixel"
 ) -> Figure:
-    """Error (column mean, with low … high) against each cost, a panel each; the front is drawn as steps.
-
-    Args:
-        table: a row a model, with a column "on front: <cost>" for each cost.
-        highlight: rows to draw in colour.
-    """
+    """Draw error (columns mean, low, high) against each cost, a panel each, and the Pareto front (columns
+    "on front: <cost>") as steps; `highlight` names rows to draw in colour."""
     columns = min(len(costs), 2)
     rows = -(-len(costs) // columns)
     fig, axes = figure(11 if columns == 2 else 8, 4.2 * rows, rows, columns)
@@ -274,8 +252,7 @@ def plot_pareto(
 
 
 def _label_points(fig: Figure, ax: Axes, points: pd.DataFrame) -> None:
-    """Write each row's name beside its point, whose columns are x, y and colour. From above, each label moves down
-    until it touches no point and no label before it."""
+    """Write each row's name beside its point (columns x, y, colour), moved down until no labels overlap."""
     points = points.sort_values(points.columns[1], ascending=False)
     labels = []
     for name, x, y, colour in points.itertuples():
@@ -292,8 +269,7 @@ def _label_points(fig: Figure, ax: Axes, points: pd.DataFrame) -> None:
 
 
 def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
-    """Mean error per pixel for each class and model, with the standard error of the mean over the class's images;
-    `errors` are (N,) for each model, `labels` (N,)."""
+    """Draw the mean error per pixel ± its standard error for each class and model, of errors (N,) and labels (N,)."""
     fig, ax = _chart(7, 3.2)
     # categories: a class without images keeps its place
     classes = pd.CategoricalIndex(np.asarray(names)[labels], categories=[*names])
@@ -304,11 +280,10 @@ def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, na
     return fig
 
 
-def plot_confusion(labels: np.ndarray, said: np.ndarray, names: Sequence[str]) -> Figure:
-    """How often each class (row) was taken for each other (column), of (N,) true and predicted classes; the diagonal,
-    right answers, is left white."""
+def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw how often each class (row) was taken for each other (column), of (N,) labels and predicted labels."""
     counts = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(counts, (labels, said), 1)
+    np.add.at(counts, (labels, predicted), 1)
     wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
     fig, ax = _chart(0.46 * len(names) + 1, 0.42 * len(names) + 0.8)
     ax.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
@@ -324,20 +299,20 @@ def plot_confusion(labels: np.ndarray, said: np.ndarray, names: Sequence[str]) -
     return fig
 
 
-def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndarray], groups: int = 10) -> Figure:
-    """Is a classifier right as often as it is sure? Mean accuracy, with its standard error, against mean confidence in
-    `groups` groups of as many images, the least sure first; below the diagonal it promises too much.
+def plot_reliability(right: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], groups: int = 10) -> Figure:
+    """Draw mean accuracy ± its standard error against mean confidence, in `groups` groups of equally many images
+    ordered by confidence. Below the diagonal a classifier is overconfident.
 
     Args:
-        right, sure: classifier → (N,) whether each answer was right, and how sure it was in [0,1].
+        right, confidence: classifier → (N,) whether each answer was right, and its confidence in [0,1].
     """
     fig, ax = _chart(5.2, 4.2)
     for name in right:
-        answers = pd.DataFrame({"sure": sure[name], "right": np.asarray(right[name], float)})
-        answers = answers.sort_values("sure", ignore_index=True)
+        answers = pd.DataFrame({"confidence": confidence[name], "right": np.asarray(right[name], float)})
+        answers = answers.sort_values("confidence", ignore_index=True)
         group = answers.groupby(answers.index * groups // len(answers))
         mean, error = group.mean(), group["right"].sem(ddof=0)
-        ax.errorbar(mean["sure"], mean["right"], error, fmt="o-", ms=4, capsize=2, label=name)
+        ax.errorbar(mean["confidence"], mean["right"], error, fmt="o-", ms=4, capsize=2, label=name)
     start = min(ax.get_xlim()[0], ax.get_ylim()[0])
     ax.plot([start, 1], [start, 1], color=GREY, linestyle=":", linewidth=1)
     _finish(ax, "confidence", "accuracy")
@@ -345,7 +320,7 @@ def plot_reliability(right: Mapping[str, np.ndarray], sure: Mapping[str, np.ndar
 
 
 def plot_projections(projections: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
-    """Scatter plots side by side, one for each (N,2) projection, coloured by class."""
+    """Draw a scatter plot, coloured by class, for each title → (N,2)."""
     fig, axes = figure(4 * len(projections), 4.4, 1, len(projections))
     for ax, (title, xy) in zip(axes[0], projections.items(), strict=True):
         for c, name in enumerate(names):

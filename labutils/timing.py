@@ -1,4 +1,4 @@
-"""What a model costs, and times that compare: seconds of runs that had different neighbours do not."""
+"""Parameters, MACs and latencies of models, and times measured in turns so that they compare."""
 
 import statistics
 import time
@@ -18,15 +18,9 @@ from labutils.objectives import build_objective
 
 
 def costs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    """What a model costs: n_params, macs of one image through the whole model, latency_ms (median) of one image and
-    batch_latency_ms of all of `x` (100 images in a run's metrics).
-
-    Args:
-        x: (B,1,28,28) float.
-
-    A MAC is one multiplication with its addition in a convolution or matrix product; biases, normalisation and
-    activations are left out, as is customary.
-    """
+    """Return n_params, macs of one image through the model, and median latency_ms of one image and batch_latency_ms of
+    all of x (B,1,28,28), floats. A MAC is a multiplication with its addition in a convolution or matrix product;
+    biases, normalisation and activations are left out, as is customary."""
     from torch.utils.flop_counter import FlopCounterMode  # only here: it brings a compiler along
 
     with eval_mode(model):
@@ -44,28 +38,21 @@ def _median_ms(model: nn.Module, x: torch.Tensor, repeats: int) -> float:
 
 
 def in_turns(  # unproved: no run asks for it
-    contenders: Mapping[Hashable, Callable[[], object]], rounds: int
+    functions: Mapping[Hashable, Callable[[], object]], rounds: int
 ) -> pd.DataFrame:
-    """Seconds of each contender, a column each, a row a round, so that a slow minute of the machine hits all of them.
-    Each is called once before, which does not count."""
-    for warm_up in contenders.values():
+    """Return the seconds of each function, a column each, a row a round: a slow minute of the machine hits all of them.
+    A first call of each does not count."""
+    for warm_up in functions.values():
         warm_up()
     seconds = partial(timeit.timeit, number=1, timer=time.perf_counter)
-    return pd.DataFrame([{name: seconds(f) for name, f in contenders.items()} for _ in range(rounds)])
+    return pd.DataFrame([{name: seconds(f) for name, f in functions.items()} for _ in range(rounds)])
 
 
 def time_models(  # unproved: no run asks for it
     configs: Mapping[Hashable, Config], images: torch.Tensor, labels: torch.Tensor, rounds: int = 15
 ) -> pd.DataFrame:
-    """What each config's model takes on one thread of this machine, medians of `rounds` turns; a row a config.
-
-    Args:
-        images, labels: a batch, (B,1,28,28) and (B,).
-
-    Returns:
-        train_us, µs an image for a forward and a backward pass (the optimiser's step is not in it); latency_ms, ms for
-        one image through the whole model; batch_latency_ms, the same for the batch.
-    """
+    """Return a row a config, medians of `rounds` turns on one thread: train_us, µs an image for a forward and a
+    backward pass (without the optimizer step); latency_ms of one image; batch_latency_ms of the batch (B,1,28,28)."""
     x = to_float(images)
     ways: dict[Hashable, Callable[[], object]]
     ways = {(name, unit): way for name, config in configs.items() for unit, way in _ways(config, x, labels).items()}
@@ -79,7 +66,7 @@ def time_models(  # unproved: no run asks for it
 def _ways(  # unproved: no run asks for it
     config: Config, x: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, Callable[[], object]]:
-    """What is timed of a config's model, by the column that it fills."""
+    """Return what to time of a config's model, by the column that it fills."""
     model, objective = build_model(config), build_objective(config)
 
     def forward(batch: torch.Tensor) -> torch.Tensor:

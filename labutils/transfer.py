@@ -1,4 +1,4 @@
-"""Transfer: a classifier that starts from the encoder of another model, to be fine-tuned or kept as it is."""
+"""Transfer: a classifier that starts from another model's encoder, fine-tuned or frozen."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,7 @@ LAYERS = ("filters", "depth", "residual", "batch_norm", "activation", "negative_
 
 
 def encoder_layers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields from which an encoder's layers follow, out of those that its model's config names; a ValueError
-    where it has no convolutions."""
+    """Return LAYERS of a model's config; a ValueError where its encoder has no convolutions."""
     values = Config().to_dict() | dict(values)  # published weights name only what differs from the defaults
     if values["model"] == "mlp_vae":
         raise ValueError("the encoder does not fit: it is an mlp_vae's, which has no convolutions")
@@ -32,10 +31,10 @@ def encoder_layers(values: Mapping[str, Any]) -> dict[str, Any]:
 def start_from(
     model: Classifier, config: Config, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Give a classifier, made from `config`, the encoder of a model with these weights and fields of its config; of a
-    VAE's, the part that gives mu. A ValueError names each field in which the encoder is not the config's."""
-    pairs = [(field, there, getattr(config, field)) for field, there in encoder_layers(values).items()]
-    if differ := [f"{field} is {there} there, {here} here" for field, there, here in pairs if there != here]:
+    """Load a model's encoder, of a VAE the part that gives mu, into a classifier made from `config`. A ValueError names
+    the fields in which `values`, those of the model's config, do not fit."""
+    pairs = [(field, value, getattr(config, field)) for field, value in encoder_layers(values).items()]
+    if differ := [f"{field} is {value} there, {wanted} here" for field, value, wanted in pairs if value != wanted]:
         raise ValueError(f"the encoder does not fit: {'; '.join(differ)}")
     own = model.encoder.state_dict()
     theirs = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
@@ -51,10 +50,8 @@ def fit_head(
     config: Config,
     callbacks: Sequence[Callback] = (),
 ) -> pd.DataFrame:
-    """Fit the head of a classifier whose encoder is frozen: every image is encoded once. See `fit`.
-
-    The first epoch's seconds include the encoding. Callbacks see the whole classifier.
-    """
+    """Fit the head of a classifier whose encoder is frozen, as `fit` does; images are encoded once, in the seconds of
+    the first epoch. Callbacks see the whole classifier."""
     model.to(resolve_device(config.device))
     start = time.perf_counter()
     with cpu_threads(config.threads):

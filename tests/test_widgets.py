@@ -264,7 +264,7 @@ def test_the_side_says_what_is_known(explorer, space):
     explorer.from_image(2)
     explorer.describe()
     (found,), (errors,) = space.nearest(space.decode(explorer.z[None]))
-    pixels = space.known.images.float().flatten(1) / 255
+    pixels = space.train.images.float().flatten(1) / 255
     oracle = (pixels - space.decode(explorer.z[None]).flatten(1)).square().mean(1)
     torch.testing.assert_close(errors, oracle.sort().values[:5], rtol=1e-3, atol=1e-6)
     assert found[0] == oracle.argmin()

@@ -1,1 +1,1 @@
-"""What `python -m labutils` does."""
+"""The command line, `python -m labutils`."""

@@ -27,7 +27,7 @@ SHOWN = ["name", "state", "bytes", "days", "model", "dataset", "latent_dim", "ep
 
 
 def train_command(options: argparse.Namespace, **changes: Any) -> None:
-    """Train --base, changed by `changes`, changed by the flags that were given; write what else was asked for."""
+    """Train --base with `changes` and then the given flags applied, and write the files that flags ask for."""
     given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
     config = replace(BASES[options.base], **{**changes, **given})
     weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
@@ -64,7 +64,7 @@ def classify_command(options: argparse.Namespace) -> None:
 
 
 def in_words(r: Run) -> str:
-    """Return a sentence: what to make of a run's metrics."""
+    """Return a sentence about a run's metrics."""
     m, config = r.metrics, r.config
     if KINDS[config.model].labelled:
         result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
@@ -79,7 +79,7 @@ def in_words(r: Run) -> str:
 
 
 def _figures(r: Run) -> dict[str, Figure]:
-    """Return the training curves, and a classifier's confusions or others' reconstructions of some test images."""
+    """Return the training curves, and a classifier's confusions or another model's reconstructions of test images."""
     model, data = r.config.model, load_dataset(r.config.dataset)
     metric, floors = "loss", {}
     if "val_mse" in r.history:
@@ -96,7 +96,7 @@ def _figures(r: Run) -> dict[str, Figure]:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Execute notebooks; 1 if any failed."""
+    """Execute notebooks; the status is 1 if any failed."""
     from labutils.publish.series import run_series
 
     writable(outputs_dir())
@@ -123,7 +123,7 @@ def pretrain_command(options: argparse.Namespace) -> None:
 
 
 def runs_command(options: argparse.Namespace) -> int:
-    """List, verify and prune the store; 1 if a run is damaged."""
+    """List, verify and prune the store; the status is 1 if a run is damaged."""
     if wrong := [text for text in options.wanted if "=" not in text]:
         raise ValueError(f"{wrong[0]!r} must be FIELD=VALUE, such as latent_dim=8")
     if options.yes and not options.prune:
@@ -136,7 +136,7 @@ def runs_command(options: argparse.Namespace) -> int:
         table = table[table["state"].isin(USELESS)]
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
-        shown = table[SHOWN].convert_dtypes()  # whole numbers stay so beside what has none
+        shown = table[SHOWN].convert_dtypes()  # integer columns stay integer beside missing values
         print(shown.to_string(index=False, na_rep="", formatters=formats))
     if options.yes:
         remove(runs_dir() / name for name in table["name"])

@@ -13,7 +13,7 @@ from labutils.store.files import writable
 
 
 def doctor_command(options: argparse.Namespace) -> int:
-    """Print a line for each check: OK and what it says, or what to do. Any remedy makes the status 1."""
+    """Print a line for each check, OK or the remedy; the status is 1 if there is a remedy."""
     checks: dict[str, Callable[[], str]] = {
         "python": lambda: f"{platform.python_version()} at {sys.executable}",
         "torch": _check_torch,
@@ -27,7 +27,7 @@ def doctor_command(options: argparse.Namespace) -> int:
     for name, check in checks.items():
         try:
             print(f"OK      {name:<14} {check()}")
-        except Exception as error:  # whatever is wrong with this machine is the answer, not a crash
+        except Exception as error:  # the remedy tells what is wrong
             status = 1
             remedy = ": pip install -r requirements.txt" if isinstance(error, ImportError) or name == "torch" else ""
             print(f"REMEDY  {name:<14} {error}{remedy}")

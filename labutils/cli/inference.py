@@ -1,4 +1,4 @@
-"""reconstruct, interpolate, generate, explore: models at work on digits from anywhere."""
+"""reconstruct, interpolate, generate, explore."""
 
 import argparse
 import webbrowser
@@ -13,7 +13,7 @@ from labutils.runs import load_run
 
 
 def _images(names: list[str], test: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return test images by index, or picture files, and their labels, −1 where nobody knows."""
+    """Return images, test images by index or picture files, and their labels, −1 for files."""
     images, labels = [], []
     for name in names:
         if name.isdigit() and int(name) >= len(test):
@@ -26,7 +26,7 @@ def _images(names: list[str], test: Split) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reconstruct_command(options: argparse.Namespace) -> None:
-    """Write inference_results.png: digits above, what a model makes of them below."""
+    """Write inference_results.png: digits above, their reconstructions below."""
     run = load_run(options.model)
     test = load_dataset(run.config.dataset).test
     labels = test.labels.tolist()
@@ -46,7 +46,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
 
 
 def generate_command(options: argparse.Namespace) -> None:
-    """Write generated_digits.png: digits that nobody wrote."""
+    """Write generated_digits.png: digits decoded from random codes."""
     run = load_run(options.model)
     x = run.sample(options.n, options.method, y=options.label, seed=options.seed)
     rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}

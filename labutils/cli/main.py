@@ -41,13 +41,13 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """One that answers a slip with one line; argparse prints two screens of options before it."""
+    """An argparse parser whose errors are one line, without two screens of options before it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} ({self.prog} --help)\n")
 
     def refuse(self, word: str) -> NoReturn:
-        """Name a word that means nothing here, and the flags that it may have been meant for."""
+        """Exit with an error about an unknown word, and the flags it may have been meant for."""
         if not word.startswith("-"):
             self.error(f"{word!r} was not expected: names stand together, and values behind their --flag")
         flags = set(re.findall(r"--[\w-]*\w", self.format_help()))
@@ -56,11 +56,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, run it, and return the exit status."""
+    """Run a command line and return the exit status."""
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         return resolve_name(f"labutils.cli.{options.module}:{options.command}_command")(options) or 0
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:  # what labutils raises for its users
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options, the command and the module of its function among them. Flags may have underscores, too."""
+    """Return the options, with the command and the module of its function. Underscores in flags are dashes."""
     parser = Parser(prog="python -m labutils", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     parsers: dict[str, Parser] = {}
@@ -98,7 +98,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_training(train: Parser, classify: Parser) -> None:
-    """Add flags for the fields of Config, for an encoder, and for what to write besides the run."""
+    """Add flags for the fields of Config, for an encoder, and for files to write besides the run."""
     _add_config(train, tuple(KINDS), "baseline")
     _add_config(classify, ("classifier",), "classifier", omit=("model", "encoder"))
     plots = outputs_dir() / "local" / "plots"
@@ -117,7 +117,7 @@ def _add_training(train: Parser, classify: Parser) -> None:
 
 
 def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collection[str] = ()) -> None:
-    """Add a flag for each Config field that one of the models has; those not given keep the value of --base."""
+    """Add a flag for each Config field that one of the models has; without it the value of --base holds."""
     bases = [name for name, config in BASES.items() if config.model in models]
     parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
     for f in fields(Config):
@@ -131,7 +131,7 @@ def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collec
 
 
 def _form(f: Field) -> dict[str, Any]:
-    """Return how argparse is to read a field's value."""
+    """Return the arguments of `add_argument` that read a field's value."""
     if isinstance(f.default, bool):
         return {"action": argparse.BooleanOptionalAction}
     if f.metadata["choices"]:
@@ -143,7 +143,7 @@ def _form(f: Field) -> dict[str, Any]:
 
 
 def widths(text: str) -> tuple[int, ...]:
-    """Return (32, 32, 64) of "32,32,64"; argparse names this function when the text is wrong."""
+    """Return (32, 32, 64) for "32,32,64"; argparse names this function when the text is wrong."""
     return tuple(int(width) for width in text.split(","))
 
 

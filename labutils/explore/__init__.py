@@ -1,1 +1,1 @@
-"""Latent spaces to touch: sliders, panels, a map, a page without Python."""
+"""Interactive latent spaces: sliders, panels, a map, a page without Python."""

@@ -1,4 +1,4 @@
-"""Small parts that the explorer and the panels share: pictures, a status line, work that waits for a pause."""
+"""Widgets that the explorer and the panels share, a status line, and work that waits for a pause."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 
-NO_CLASS = -1  # the label that stands for none
+NO_CLASS = -1  # the label of no class
 # Sizes are pixels: JupyterLab shows an output about 850 pixels wide on a screen of 1280
 STYLE = """<style>
 .labutils-pixels { image-rendering: pixelated; background: white; border: 1px solid var(--jp-border-color2, #bbb); }
@@ -23,7 +23,7 @@ STYLE = """<style>
 
 
 def view(width: int, height: int = 0) -> widgets.Image:
-    """An image widget of so many screen pixels that shows each pixel of a picture as a square."""
+    """Return an image widget of `width` × `height` (0: square) screen pixels, magnified without smoothing."""
     size = {"width": f"{width}px", "min_width": f"{width}px", "height": f"{height or width}px"}
     image = widgets.Image(format="png", layout=widgets.Layout(**size, margin="0 2px", object_fit="fill"))
     image.add_class("labutils-pixels")
@@ -31,46 +31,46 @@ def view(width: int, height: int = 0) -> widgets.Image:
 
 
 def caption(text: str = "", width: str = "auto") -> widgets.HTML:
-    """A line of small text. What it is given later, as its `value`, is HTML."""
+    """Return a line of small text. What is assigned to its `value` is HTML."""
     line = widgets.HTML(html.escape(text), layout=widgets.Layout(margin="0 2px", width=width))
     line.add_class("labutils-caption")
     return line
 
 
 def row(*parts: widgets.Widget) -> widgets.HBox:
-    """Parts beside each other, on further lines where there is no room."""
+    """Return widgets side by side, wrapped where there is no room."""
     return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", align_items="center", margin="2px 0"))
 
 
 def control(kind: type[widgets.Widget], text: str = "", width: str = "auto", **options: Any) -> widgets.Widget:
-    """An ipywidgets control after a text."""
+    """Return an ipywidgets control after a text."""
     layout = widgets.Layout(width=width, margin="0 2px")
     return kind(description=text, layout=layout, style={"description_width": "initial"}, **options)
 
 
 def choice(options: Iterable[Any], text: str = "", **more: Any) -> widgets.Dropdown:
-    """A dropdown as wide as its words, after a text."""
+    """Return a dropdown after a text."""
     return control(widgets.Dropdown, text, options=list(options), **more)
 
 
 def class_choice(names: Sequence[str], none: str = "", text: str = "", **more: Any) -> widgets.Dropdown:
-    """A dropdown of classes, its value the label; with `none` also that word, its value NO_CLASS."""
+    """Return a dropdown of classes, its value the label, and first the word `none`, if any, for NO_CLASS."""
     first = [(none, NO_CLASS)] if none else []
     return choice([*first, *((name, label) for label, name in enumerate(names))], text, **more)
 
 
 def number(text: str, last: int, value: int = 0) -> widgets.BoundedIntText:
-    """A field for a number from 0 to `last`, after a text."""
+    """Return a field for an integer from 0 to `last`, after a text."""
     return control(widgets.BoundedIntText, text, "180px", value=value, min=0, max=last)
 
 
 def code_text(z: torch.Tensor) -> str:
-    """A code (latent_dim,) as text that can be pasted."""
+    """Return a code (latent_dim,) as text that can be pasted."""
     return ", ".join(f"{value:.5g}" for value in z.tolist())
 
 
 def links(text: str, picture: bytes, file: str) -> str:
-    """Copy and save without a round trip: the browser has both already."""
+    """Return HTML buttons that copy a code's text and save a PNG in the browser, without the kernel."""
     data = base64.b64encode(picture).decode()
     look = "class=jupyter-button style='padding: 0 10px; margin-right: 4px; width: auto; line-height: 28px !important'"
     return (
@@ -81,7 +81,7 @@ def links(text: str, picture: bytes, file: str) -> str:
 
 
 def bars(shares: list[float], names: tuple[str, ...]) -> str:
-    """A bar for each class, as HTML."""
+    """Return a bar for each class, and the likeliest, as HTML."""
     columns = "".join(
         f"<div style='width: 15px; text-align: center' title='{name}: {share:.1%}'>"
         f"<div style='margin: {44 - 44 * share:.0f}px 2px 0; height: {44 * share:.0f}px; background: #0072B2'></div>"
@@ -93,22 +93,21 @@ def bars(shares: list[float], names: tuple[str, ...]) -> str:
 
 
 class Status:
-    """The last line of a panel: what it did last, or what went wrong. No exception vanishes: it is shown here, kept as
-    `error` until something works, and raised on."""
+    """The last line of a panel: what it did last, or the exception, which is kept as `error` until something works."""
 
     def __init__(self) -> None:
         self.line = caption()
         self.error: Exception | None = None
 
     def say(self, text: str) -> None:
-        """Show what worked; an error before it is forgotten."""
+        """Show a text and clear the error."""
         self.error = None
         self.line.remove_class("labutils-error")
         self.line.value = html.escape(text)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Show what goes wrong inside, or in the function that this decorates."""
+        """Show an exception raised inside, or in the function that this decorates, and raise it on."""
         try:
             yield
         except Exception as error:
@@ -118,12 +117,12 @@ class Status:
             raise
 
     def watch(self, part: widgets.Widget, action: Callable[[Any], object]) -> None:
-        """Call `action` with each new value of a control; what goes wrong is shown."""
+        """Call `action` with each new value of a control; exceptions are shown."""
         watched = self.watching()(action)
         part.observe(lambda change: watched(change["new"]), "value")
 
     def button(self, text: str, action: Callable[[], object], tooltip: str = "") -> widgets.Button:
-        """A button that calls `action`; what goes wrong is shown."""
+        """Return a button that calls `action`; exceptions are shown."""
         layout = widgets.Layout(width="auto", margin="0 2px")
         button, watched = widgets.Button(description=text, tooltip=tooltip, layout=layout), self.watching()(action)
         button.on_click(lambda _: watched())
@@ -131,7 +130,7 @@ class Status:
 
 
 class Later:
-    """Calls a function once, `seconds` after the last request; at once where no event loop runs, as in a script."""
+    """Calls a function once, `seconds` after the last request, or at once where no event loop runs (a script)."""
 
     def __init__(self, function: Callable[[], None], seconds: float) -> None:
         self.function, self.seconds = function, seconds
@@ -147,7 +146,7 @@ class Later:
 
 
 def close_all(widget: widgets.Widget) -> None:
-    """Close a widget, what it holds, and their layouts and styles: the kernel and the page forget them."""
+    """Close a widget, its children, and their layouts and styles, in the kernel and the page."""
     for child in getattr(widget, "children", ()):
         close_all(child)
     for name in ("layout", "style"):
@@ -157,17 +156,16 @@ def close_all(widget: widgets.Widget) -> None:
 
 
 class Column:
-    """Parts below each other and a status line; shown where it is the last line of a cell."""
+    """Widgets below each other and a status line, shown as the value of a cell."""
 
     def __init__(self) -> None:
         self.status = Status()
 
     def fill(self, *parts: widgets.Widget) -> None:
-        """Show these parts above the status line."""
         self.box = widgets.VBox([widgets.HTML(STYLE), *parts, self.status.line])
 
     def close(self) -> None:
-        """Remove it from the page and the kernel."""
+        """Remove the widgets from the page and the kernel."""
         close_all(self.box)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
@@ -175,8 +173,7 @@ class Column:
 
 
 class Panel(Column):
-    """Controls above pictures. A control that moves calls `update`, which draws everything anew and returns what the
-    status line says."""
+    """Controls above pictures. A moved control calls `update`, which draws and returns the text of the status line."""
 
     def __init__(
         self, update: Callable[[], str | None], controls: Sequence[widgets.Widget], views: Sequence[widgets.Widget]
@@ -189,6 +186,6 @@ class Panel(Column):
         self.update()
 
     def update(self) -> None:
-        """Draw the panel as its controls stand. What goes wrong is raised, and shown in the status line."""
+        """Draw the panel for its controls' values; an exception is shown in the status line and raised."""
         with self.status.watching():
             self.status.say(self._update() or "")

@@ -1,7 +1,7 @@
-// A decoder in plain JavaScript: the layers that decoder.py writes down, for one code at a time.
-// Maps are (height, width, channels), flat, the last index fastest: the inner loop runs over neighbours in memory.
+// A decoder in plain JavaScript: the layers of decoder.py, for one code at a time.
+// Maps are (height, width, channels), flat, the last index fastest.
 
-/** What happens to each number by itself; i is its place. */
+/** Layers that map each number v by itself; i is its index. */
 const POINTWISE = {
   relu: () => (v) => (v > 0 ? v : 0),
   leaky_relu: ({ slope }) => (v) => (v > 0 ? v : slope * v),
@@ -13,15 +13,14 @@ const POINTWISE = {
   norm: ({ weight, bias }) => (v, i) => v * weight[i % bias.length] + bias[i % bias.length],
 };
 
-/** Abramowitz and Stegun 7.1.26: wrong by less than 2e-7. */
+/** Abramowitz and Stegun 7.1.26, error below 2e-7. */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
   return Math.sign(x) * (1 - p * Math.exp(-x * x));
 }
 
-/** Both kinds of convolution scatter or gather along the same lines; a dense layer is one of a single pixel.
- *  weight (kernel, kernel, inputs, outputs). */
+/** A convolution, transposed or not, with weight (kernel, kernel, inputs, outputs). */
 function convolution(layer, x) {
   const { transposed, kernel, stride, padding, more, inputs, outputs, weight, bias } = layer;
   const n = Math.sqrt(x.length / inputs); // maps are square: n × n → N × N
@@ -51,7 +50,7 @@ function run(layers, x) {
   return x;
 }
 
-/** Arrays travel as base64. */
+// arrays from base64
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 export const floats = (text) => new Float32Array(bytes(text).buffer);
 
@@ -61,8 +60,7 @@ const unpacked = (layers) => layers.map((layer) => ({
   ...(layer.layers && { layers: unpacked(layer.layers) }),
 }));
 
-/** spec: {layers, latent_dim, labels}. Returns decode(z, label): Float32Array of 784 pixels in [0, 1]. Without labels,
- *  or for label −1, the decoder reads none. */
+/** Return decode(z, label) of a spec {layers, latent_dim, labels}: 784 pixels in [0, 1]. Label −1 stands for none. */
 export function makeDecoder(spec) {
   const layers = unpacked(spec.layers);
   return (z, label = -1) => {
@@ -73,7 +71,7 @@ export function makeDecoder(spec) {
   };
 }
 
-/** 784 pixels in [0, 1] → an image of dark ink on white for a canvas. */
+/** Return 784 pixels in [0, 1] as ImageData, dark ink on white. */
 export function toImage(pixels) {
   const image = new ImageData(28, 28);
   image.data.fill(255);

@@ -1,4 +1,4 @@
-"""A model's decoder as decoder.js reads it: layers and weights that a browser computes with."""
+"""A model's decoder as JSON for decoder.js."""
 
 import base64
 from collections.abc import Iterable
@@ -12,23 +12,20 @@ from torch import nn
 from labutils.models import CLASSES, VAE, ConvAutoencoder, Residual, ToMaps
 
 HERE = Path(__file__).parent
-# what page and map share, one module: none of their top-level names may be the same
+# page and map share one JavaScript module: top-level names must differ
 SCRIPTS = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("decoder.js", "latent_map.js"))
 SIMPLE = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.ELU: "elu", nn.Tanh: "tanh"}
 
 
 def packed(values: torch.Tensor | np.ndarray, dtype: str = "<f4") -> str:
-    """Numbers of any shape as base64: little-endian float32 for `floats` in decoder.js, or "u1" for `bytes`."""
+    """Return numbers of any shape as base64: little-endian float32 for `floats` in decoder.js, or "u1" for `bytes`."""
     array = torch.as_tensor(values).detach().cpu().numpy().astype(dtype)
     return base64.b64encode(array.tobytes()).decode()
 
 
 def decoder_spec(model: nn.Module) -> dict[str, Any]:
-    """A model's decoder for decoder.js: its layers with their weights, and how many labels it reads beside the code.
-
-    Raises:
-        ValueError: a network that is not the lab's, or a layer that decoder.js does not know.
-    """
+    """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
+    not the lab's, or a layer that decoder.js does not know, is a ValueError."""
     if not isinstance(model, (ConvAutoencoder, VAE)):
         raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does")
     labels = CLASSES if getattr(model, "conditional", False) else 0
@@ -57,7 +54,7 @@ def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
 
 
 def _convolution(module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
-    """A layer with its weight as (kernel, kernel, inputs, outputs); a dense layer is a convolution of one pixel."""
+    """Return a layer, its weight (kernel, kernel, inputs, outputs); a dense layer is a convolution of one pixel."""
     transposed = isinstance(module, nn.ConvTranspose2d)
     if isinstance(module, nn.Linear):
         weight, shape = module.weight.T[None, None], {"kernel": 1, "stride": 1, "padding": 0, "more": 0}

@@ -1,4 +1,4 @@
-"""LatentExplorer: a slider for every unit of a code, and beside them the picture that the decoder makes of it."""
+"""LatentExplorer: a slider for every unit of a code, and the decoded picture."""
 
 import re
 from functools import partial
@@ -17,27 +17,26 @@ from labutils.explore.page import export_html
 from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space, named_model
 from labutils.pictures import png
 
-PAUSE = 0.2  # seconds without a move after which the side is brought up to date
-FAVOURITES = "favourites"  # what the list of them says first
+PAUSE = 0.2  # seconds without a move before `describe` is called
+FAVOURITES = "favourites"  # the first entry of their list
 
 
 class LatentExplorer(Column):
-    """Sliders for a code, its picture, and what there is to know about it. Show it as the last line of a cell.
+    """Sliders for a code and its picture, shown as the value of a cell.
 
         LatentExplorer("vae16", classifier="classifier")
 
-    A slider's move decodes the code and replaces one picture, nothing else; what stands beside it (the nearest real
-    digits, the classifier's opinion, the distance from the data) follows when the sliders rest.
+    A slider's move replaces the picture; the nearest real digits, the classifier's opinion and the distance from the
+    data follow when the sliders rest.
 
     Args:
-        model: a Run, the name or path of one, a model (then `data` is needed), or a Space.
-        data: the images; None means the data set that the run was trained on.
+        model, data: see `latent_space`.
         classifier: a Run, the name or path of one, or a model; None leaves its opinion out.
-        n: how many training images tell the ranges of the sliders and are searched for the nearest.
+        n: how many training images give the sliders' ranges and are searched for the nearest.
 
     Attributes:
-        z, y: the code (latent_dim,), and the label, or NO_CLASS; only a conditional decoder reads it.
-        index: the test image that was started from last.
+        z, y: the code (latent_dim,), and the label or NO_CLASS, which only a conditional decoder reads.
+        index: the test image that was loaded last.
         sliders: by unit, most important first.
         renders: how many pictures have been drawn.
         picture, pair (real and rebuilt, or hidden), nearest, facts, opinion, links: what is shown.
@@ -63,19 +62,16 @@ class LatentExplorer(Column):
         self.fill(self._views(), self._starts(), *self._inputs(), units, grid)
         self.from_image(0)
 
-    # What can be started from
+    # Ways to start
 
     def load(self, z: Any, origin: str = "a code", y: int | None = None, index: int | None = None) -> None:
-        """Set all sliders to a code (latent_dim,) and draw once. A unit beyond its slider's range keeps its value; the
-        slider rests at its end, and the status line says so.
+        """Set all sliders to a code (latent_dim,) of finite numbers and draw once; anything else is a ValueError and
+        changes nothing. A unit beyond its slider's range keeps its value, and the status line says so.
 
         Args:
             origin: what the status line says.
             y: the label; only a conditional decoder reads it.
             index: the test image that the code belongs to; it is shown beside its reconstruction.
-
-        Raises:
-            ValueError: another number of units, a number that is not finite, or no label. Everything stays as it was.
         """
         z = torch.as_tensor(z, dtype=torch.float32).flatten().clone()
         if len(z) != self.space.latent_dim or not z.isfinite().all():
@@ -95,7 +91,7 @@ class LatentExplorer(Column):
         self.status.say(f"started from {origin}{more}")
 
     def from_image(self, index: int) -> None:
-        """Start from the code of a test image; it and its reconstruction are shown beside the picture."""
+        """Load the code of a test image; it and its reconstruction are shown beside the picture."""
         test = self.space.data.test
         label = int(test.labels[index])
         z = self.space.encode(test.images[[index]], label)[0]
@@ -103,7 +99,7 @@ class LatentExplorer(Column):
         self.load(z, f"test image {index}, a {self.space.names[label]}", label, index)
 
     def from_digit(self, label: int) -> None:
-        """Start from the next test image of a class, or of any for NO_CLASS."""
+        """Load the next test image of a class, or of any for NO_CLASS."""
         labels = self.space.data.test.labels
         images = torch.arange(len(labels)).roll(-self.index - 1)  # the next one first
         if label != NO_CLASS:
@@ -111,28 +107,27 @@ class LatentExplorer(Column):
         self.from_image(int(images[0]))
 
     def from_random(self, method: str = "gaussian", seed: int | None = None) -> None:
-        """Start from a random code: "prior", "uniform", "gaussian", "mixture", or "of a class" (see Space.pool), the
-        class being the one that is chosen above. No seed means another code each time."""
+        """Load a random code by a method of `Space.pool`, the class being the one chosen above; without a seed another
+        code each time."""
         seed = self.renders if seed is None else seed
         label = self.digit.value if self.digit.value != NO_CLASS else seed % len(self.space.names)
         what = f"{method}, {self.space.names[label]}" if method == "of a class" else method
         self.load(self.space.pool(method, label)[seed % POOL], f"a random code ({what})", label)
 
     def zeros(self) -> None:
-        """Start from the code of zeros."""
         self.load(torch.zeros(self.space.latent_dim), "zeros", self.y)
 
     def paste(self, text: str) -> None:
-        """Start from a code as text: numbers separated by commas or spaces, brackets allowed. Raises as `load` does."""
+        """Load a code as text: numbers separated by commas or spaces, brackets allowed."""
         words = re.findall(r"[^][(),;\s]+", text)
         self.load([float(word) for word in words], "a typed code", self.y)
 
     def reset(self) -> None:
-        """Back to what was started from last."""
+        """Load again what was loaded last."""
         self.load(*self._start)
 
     def keep(self, name: str = "") -> str:
-        """Store the code as a favourite, also for the next session; its name."""
+        """Store the code as a favourite, also for later sessions, and return its name."""
         name = name or f"{len(self.favourites) + 1}: {self._start[1]}"
         self.favourites = add_favourite(self._favourites_file, name, [round(v, 6) for v in self.z.tolist()], self.y)
         self.favourite.options = [FAVOURITES, *self.favourites]
@@ -140,14 +135,14 @@ class LatentExplorer(Column):
         return name
 
     def recall(self, name: str) -> None:
-        """Start from the favourite of a name."""
+        """Load a favourite."""
         favourite = self.favourites[name]
         self.load(favourite["z"], f"favourite {name}", favourite["y"])
 
-    # What it shows
+    # What is shown
 
     def _render(self) -> None:
-        """Draw the picture now; the side follows when the sliders rest."""
+        """Draw the picture now, and request `describe`."""
         self.picture.value = png(self.space.decode(self.z[None], self.y))
         self.renders += 1
         if self.status.error:
@@ -155,13 +150,13 @@ class LatentExplorer(Column):
         self._side.request()
 
     def describe(self) -> None:
-        """Bring up to date what stands beside the picture: text of the code, nearest digits, opinion, distance."""
+        """Update what stands beside the picture: text of the code, nearest digits, opinion, distance."""
         x = self.space.decode(self.z[None], self.y)
         (neighbours,), (errors,) = self.space.nearest(x)
-        self.nearest.value = png(self.space.known.images[neighbours])
+        self.nearest.value = png(self.space.train.images[neighbours])
         self.code.value = ui.code_text(self.z)
         self.links.value = ui.links(self.code.value, png(x), f"{self.space.name}.png")
-        labels = " ".join(self.space.names[int(self.space.known.labels[i])] for i in neighbours)
+        labels = " ".join(self.space.names[int(self.space.train.labels[i])] for i in neighbours)
         picture, code = self.space.error_rank(float(errors[0])), self.space.code_rank(self.z)
         self.facts.value = (
             f"nearest real digits: {labels}<br>picture: farther from its nearest than <b>{picture:.0%}</b> of test "
@@ -173,7 +168,7 @@ class LatentExplorer(Column):
             self.opinion.value = ui.bars(shares, self.space.names)
 
     def _show_real(self, index: int | None) -> None:
-        """Show a test image and the reconstruction, which is the picture of its code; None hides both."""
+        """Show a test image and its reconstruction, which is the picture; None hides both."""
         self.pair.layout.visibility = "hidden" if index is None else "visible"
         if index is not None:
             test = self.space.data.test
@@ -181,10 +176,10 @@ class LatentExplorer(Column):
             self.real_caption.value = f"a real {self.space.names[int(test.labels[index])]}"
 
     def export_html(self, path: str | Path, **options: Any) -> Path:
-        """Write a page that needs neither Python nor a network: see `page.export_html`."""
+        """Write a page that needs neither Python nor a network, see `page.export_html`."""
         return export_html(self.space, path, **options)
 
-    # How it is built
+    # Building
 
     def _slider(self, unit: int) -> widgets.FloatSlider:
         low, high = float(self.space.low[unit]), float(self.space.high[unit])
@@ -198,7 +193,6 @@ class LatentExplorer(Column):
         return slider
 
     def _views(self) -> widgets.HBox:
-        """The picture, what was started from, and what there is to know about it."""
         self.picture, self.nearest, self.real, self.rebuilt = ui.view(196), ui.view(280, 56), ui.view(84), ui.view(84)
         self.real_caption, self.facts, self.opinion, self.links = (ui.caption() for _ in range(4))
         rebuilt = widgets.VBox([self.rebuilt, ui.caption("reconstruction")])
@@ -209,7 +203,6 @@ class LatentExplorer(Column):
         return widgets.HBox([self.picture, started, beside])
 
     def _starts(self) -> widgets.HBox:
-        """The ways to start."""
         self.digit = ui.class_choice(self.space.names, "any", tooltip="which class")
         self.method = ui.choice(RANDOM, value="gaussian", tooltip="where codes come from")
         self.favourite = ui.choice([FAVOURITES, *self.favourites])
@@ -225,7 +218,6 @@ class LatentExplorer(Column):
         )  # fmt: skip
 
     def _inputs(self) -> tuple[widgets.Widget, widgets.Widget]:
-        """The line of the code, and the label that a conditional decoder is told."""
         self.code = ui.control(widgets.Text, "code", "99%", placeholder="a code to start from", continuous_update=False)
         self.status.watch(self.code, self._typed)
         self.label = ui.class_choice(self.space.names, "nothing", "the decoder is told")
@@ -233,12 +225,12 @@ class LatentExplorer(Column):
         self.status.watch(self.label, self._labelled)
         return self.code, self.label
 
-    # What a control does
+    # Moved controls
 
     def _moved(self, unit: int, value: float) -> None:
         slider = self.sliders[unit]
         shown = min(max(float(self.z[unit]), slider.min), slider.max)
-        # a page rounds the value it is sent to the slider's steps, and reports that: this is no move
+        # a page rounds a value to the slider's steps and reports that: no move
         if abs(value - shown) >= 0.501 * slider.step:
             self.z[unit] = value
             self._render()

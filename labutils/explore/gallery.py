@@ -1,4 +1,4 @@
-"""What a model looks like after each epoch: pictures and checkpoints, for autoencoders and VAEs alike."""
+"""Pictures and a checkpoint of an autoencoder or VAE after each epoch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,28 +15,26 @@ from labutils.store.weights import weights_file
 def epoch_gallery(
     folder: str | Path, config: Config, data: Dataset, *, maps: Sequence[str] = ("pca", "umap")
 ) -> Callable[[nn.Module, int], None]:
-    """A callback for `fit`'s and `run`'s `each_epoch`: every picture has a folder of its own, with a file an epoch.
+    """Return a function for `run`'s `each_epoch` that writes a file an epoch into folders.
 
-    `folder/<dataset>/<model>/` gets samples (64 fixed numbers shaped like the codes: their mean and covariance), noise
-    (the same numbers as they are), reconstructions, interpolation (from a 2 to a 5), codes_<method> for each of `maps`
-    (up to 1,000 validation images; UMAP takes some seconds) and checkpoints. What is there is overwritten.
-
-    Raises:
-        ValueError: a classifier, which decodes nothing, or a code of one unit, which has no map.
+    In folder/<dataset>/<model>/ these are samples (64 fixed random codes with the mean and covariance of the model's
+    codes), noise (the same codes, standard normal), reconstructions, interpolation (from a 2 to a 5), codes_<method>
+    for each of `maps` (up to 1,000 validation images; UMAP takes some seconds) and checkpoints. Files of an earlier
+    call are overwritten. A classifier, or a code of one unit, is a ValueError.
     """
     if config.model == "classifier" or config.latent_dim < 2:
         raise ValueError(f"a gallery decodes two units or more: model={config.model!r}, latent_dim={config.latent_dim}")
     root = Path(folder) / data.name / config.model
     noise = codes.sample_normal(64, config.latent_dim)
-    known, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
-    two, five = (int((known.labels == label).nonzero()[0]) for label in (2, 5))
+    mapped, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
+    two, five = (int((mapped.labels == label).nonzero()[0]) for label in (2, 5))
 
     def path(name: str, epoch: int, ending: str) -> Path:
         (root / name).mkdir(parents=True, exist_ok=True)
         return root / name / f"epoch_{epoch:03}.{ending}"
 
     def draw(model: nn.Module, epoch: int) -> None:
-        z = codes.encode_images(model, known.images)
+        z = codes.encode_images(model, mapped.images)
         shaped = z.mean(0) + noise @ codes.covariance_root(z).T
         rebuilt = codes.reconstruct(model, shown.images, shown.labels)
         pictures = {
@@ -47,7 +45,7 @@ def epoch_gallery(
         }
         for method in maps:
             points = {f"{method}, epoch {epoch}": codes.project(z, method)}
-            pictures[f"codes_{method}"] = plot_projections(points, known.labels.numpy(), class_names(data.name))
+            pictures[f"codes_{method}"] = plot_projections(points, mapped.labels.numpy(), class_names(data.name))
         for name, picture in pictures.items():
             picture.savefig(path(name, epoch, "png"), dpi=90)
         path("checkpoints", epoch, "safetensors").write_bytes(weights_file(model, config))

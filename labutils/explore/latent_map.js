@@ -1,9 +1,8 @@
-// A map of codes on a canvas: points coloured by class, the decoded picture under the mouse, a click to load a point.
-// The exported page and the widget (LatentMap) share it; decoder.js stands before it in the same module.
+// A map of codes on a canvas, for the exported page and LatentMap; decoder.js stands before it in the same module.
 
 const SIDE = 140, MARGIN = 14;
 
-/** The point of xy (N·2) nearest to a place: [squared distance, index]. */
+/** Return [squared distance, index] of the point of xy (N·2) nearest to (x, y). */
 function nearest(xy, x, y) {
   let best = [Infinity, -1];
   for (let i = 0; 2 * i < xy.length; i++) {
@@ -13,25 +12,24 @@ function nearest(xy, x, y) {
   return best;
 }
 
-/** The points that latent_map.py writes down and a decoder, ready to draw and to decode:
+/** Unpack the data of latent_map.py:
  *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, inverse(x, y), labelAt(x, y)}. */
 export function latentPlane(data) {
   const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;
   const matrix = data.matrix && floats(data.matrix);
-  /** A point of the plane → a code: exact for a linear projection, else that of the nearest point. */
+  /** Return the code of a point: exact for a linear projection, else that of the nearest point. */
   const inverse = (x, y) => {
     if (matrix) return Float32Array.from({ length: d }, (_, k) => x * matrix[k] + y * matrix[d + k] + matrix[2 * d + k]);
     const i = nearest(xy, x, y)[1];
     return codes.slice(i * d, (i + 1) * d);
   };
-  /** The label that a conditional decoder gets at a point: that of the nearest image. */
+  /** Return the label for a conditional decoder at a point: that of the nearest image. */
   const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[1]] : -1);
   return { ...data, xy, labels, codes, inverse, labelAt, decode: data.decoder && makeDecoder(data.decoder) };
 }
 
-/** Draw the map of a `latentPlane` into `root`.
- *  on: {click(index), hover(x, y)}; hover is asked only where the browser cannot decode, and answers by `show`.
- *  Returns {show(url), say(words), select(i)}. */
+/** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i)}.
+ *  on: {click(index), hover(x, y)}; hover is called only where the browser cannot decode, and answers by `show`. */
 export function latentMap(root, plane, on) {
   const width = 600, height = 440, ratio = window.devicePixelRatio || 1;
   const { xy, labels, names, colours, extent: [x0, x1, y0, y1] } = plane;

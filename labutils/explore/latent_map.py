@@ -1,4 +1,4 @@
-"""LatentMap: the codes of thousands of test images in two dimensions, decoded under the mouse."""
+"""LatentMap: codes of test images in two dimensions, decoded under the mouse."""
 
 import base64
 from typing import Any
@@ -17,14 +17,12 @@ from labutils.plots import DIGIT_COLOURS
 
 
 class Projection:
-    """Codes in two dimensions, and the way back from a point of the plane to a code.
+    """Codes z (N,latent_dim) projected to xy (N,2) float32, and the inverse.
 
     Args:
-        z: (N,latent_dim) codes.
         method: "pca", "tsne" or "umap"; None takes both units of a 2-D model as they are ("codes"), else "pca".
 
     Attributes:
-        xy: (N,2) float32.
         matrix: (3,latent_dim), (x, y, 1) times it is the code of a point; None where the projection is not linear.
     """
 
@@ -42,26 +40,25 @@ class Projection:
             self.matrix = torch.from_numpy(np.linalg.lstsq(plane, z.double().numpy(), rcond=None)[0]).float()
 
     def nearest(self, xy: torch.Tensor) -> torch.Tensor:
-        """Points (M,2) → the indices (M,) of the codes that are drawn nearest to them."""
+        """Return (M,) the index of the code drawn nearest to each point (M,2)."""
         return torch.cdist(xy, torch.from_numpy(self.xy)).argmin(1)
 
     def inverse(self, xy: torch.Tensor) -> torch.Tensor:
-        """Points (M,2) → codes (M,latent_dim). t-SNE and UMAP have no inverse: there it is the code drawn nearest."""
+        """Return codes (M,latent_dim) of points (M,2); for t-SNE and UMAP the code drawn nearest."""
         if self.matrix is None:
             return self.z[self.nearest(xy)]
         return torch.cat([xy, torch.ones(len(xy), 1)], dim=1) @ self.matrix
 
     @property
     def extent(self) -> list[float]:
-        """[x0, x1, y0, y1] of the middle 99.8 % of the points, with a little room."""
+        """[x0, x1, y0, y1] of the middle 99.8 % of the points and a margin."""
         low, high = np.quantile(self.xy, [0.001, 0.999], axis=0)
         room = 0.04 * (high - low) + 1e-6
         return np.stack([low - room, high + room], axis=1).flatten().tolist()
 
 
 def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch.Tensor, Projection, dict[str, Any]]:
-    """n test images, evenly spaced (all where there are fewer): their indices, their Projection, and what latent_map.js
-    draws of it."""
+    """Return the indices of up to n evenly spaced test images, their Projection, and the data for latent_map.js."""
     total = len(space.data.test)
     index = evenly_spaced(min(n, total), total)
     projection = Projection(space.test_z[index], method)
@@ -73,20 +70,17 @@ def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch
     return index, projection, points
 
 
-# Why a widget of our own, and not jupyter-scatter: that one draws with WebGL, which is not everywhere (remote desktops,
-# a browser without a GPU), knows nothing of a picture decoded under the mouse, and its drawing cannot be taken along
-# into a page without a kernel. A few thousand points need no GPU.
+# jupyter-scatter needs WebGL, shows no picture under the mouse, and cannot go into a page without a kernel
 class LatentMap(anywidget.AnyWidget):
-    """A map of test images' codes, coloured by class. Moving the mouse decodes the point under it (a conditional_vae is
-    told the class of the nearest image); a click loads the image of the nearest point into `explorer`.
+    """A map of test images' codes, coloured by class. The point under the mouse is decoded (by a conditional_vae with
+    the class of the nearest image); a click loads the image of the nearest point into `explorer`.
 
         LatentMap("vae2", explorer=explorer)
 
     The browser decodes; where it cannot (a network of your own, a layer that decoder.js does not know) the kernel does.
 
     Args:
-        model: see LatentExplorer; None means the explorer's.
-        data: see LatentExplorer.
+        model, data: see `latent_space`; None means the explorer's.
         method: see Projection.
         n: how many test images, evenly spaced.
         explorer: a LatentExplorer of the same model.
@@ -94,7 +88,6 @@ class LatentMap(anywidget.AnyWidget):
     Attributes:
         clicked: the index of the test image that was clicked last, or −1.
         index: (N,) the test images on the map.
-        projection: see Projection.
     """
 
     _esm = SCRIPTS
@@ -117,23 +110,23 @@ class LatentMap(anywidget.AnyWidget):
         self.index, self.projection, points = project_test_images(self.space, method, n)
         try:
             decoder = decoder_spec(self.space.model)
-        except ValueError:  # only Python knows how this model decodes
+        except ValueError:  # the kernel decodes
             decoder = None
         super().__init__(data={**points, "decoder": decoder})
         self.on_msg(self._received)
 
     def picture_at(self, x: float, y: float) -> bytes:
-        """The PNG of the decoded point."""
+        """Return the decoded point as a PNG file."""
         return png(self._decoded(torch.tensor([[x, y]], dtype=torch.float32)))
 
     def plane(self, n: int) -> torch.Tensor:
-        """(n²,1,28,28) the plane decoded on a grid over the extent, from the top left, row by row."""
+        """Return (n²,1,28,28) images decoded on a grid over the extent, from the top left, row by row."""
         x0, x1, y0, y1 = self.projection.extent
         y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
         return self._decoded(torch.stack([x.flatten(), y.flatten()], dim=1))
 
     def click(self, point: int) -> None:
-        """Load the image of a point (an index into the map's points) into the explorer."""
+        """Load the image of a point of the map, by its index, into the explorer."""
         self.clicked = int(self.index[point])
         if self.explorer:
             self.explorer.from_image(self.clicked)

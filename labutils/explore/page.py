@@ -16,16 +16,13 @@ from labutils.pictures import png
 def export_html(
     model: Model | Space, path: str | Path, data: Dataset | None = None, *, method: str | None = None, n: int = 2000
 ) -> Path:
-    """Write one self-contained page: a slider for each unit, the picture, the map (hover decodes, a click loads), the
-    ways to start (a test image, random codes, zeros, a pasted code), copy and save.
+    """Write one self-contained page with the explorer's sliders and the map, and return its path. A decoder with a
+    layer that decoder.js does not know is a ValueError.
 
     Args:
-        model: what `latent_space` takes.
+        model, data: see `latent_space`.
         method: the map's projection, see Projection.
         n: test images on the map.
-
-    Raises:
-        ValueError: a decoder with a layer that the page cannot compute.
     """
     space = latent_space(model, data)
     index, _, points = project_test_images(space, method, n)

@@ -1,7 +1,4 @@
-"""Panels: a question about a latent space each, with controls and pictures that answer at once.
-
-Every function takes a Space (see `latent_space`) and returns a Panel; `panel.update()` draws it anew.
-"""
+"""Panels: functions of a Space (see `latent_space`) that return a Panel; `panel.update()` draws it anew."""
 
 import ast
 import re
@@ -17,13 +14,13 @@ from labutils.explore.space import POOL, RANDOM, Space
 from labutils.pictures import png
 
 STEPS = 11  # pictures in a strip
-LABEL = "76px"  # the width of what stands before a strip
+LABEL = "76px"  # the width of a strip's caption
 EXAMPLES = ("7 - 1 + 4", "(3 + 8) / 2", "#0 - 7 + 9", "2 * 8 - 3")
 
 
 def traversals(space: Space, units: int = 8) -> Panel:
-    """What does each unit do? A strip for each of `units` units: a test image's code with that unit moved through its
-    range, all else fixed. The most important units come first."""
+    """Return a panel with a strip for each of `units` units, most important first: a test image's code with that unit
+    moved through its range."""
     test, units = space.data.test, min(units, space.latent_dim)
     image = ui.number("test image", len(test) - 1)
     starts = [min(i, space.latent_dim - units) for i in range(0, space.latent_dim, units)]
@@ -44,8 +41,7 @@ def traversals(space: Space, units: int = 8) -> Panel:
 
 
 def interpolation(space: Space, a: int = 1, b: int = 0) -> Panel:
-    """What lies between two digits? From test image `a` to test image `b`, along the straight line or along the arc,
-    with a slider for the place in between."""
+    """Return a panel from test image `a` to test image `b`, along the line or the arc, with a slider for the place."""
     images = space.data.test.images
     start, end = ui.number("from test image", len(images) - 1, a), ui.number("to", len(images) - 1, b)
     way = ui.choice([("line", False), ("arc", True)], "along the")
@@ -54,7 +50,7 @@ def interpolation(space: Space, a: int = 1, b: int = 0) -> Panel:
 
     def update() -> None:
         ends = images[[start.value, end.value]]
-        # a hundred places are as good as any place: every tenth of them is the strip
+        # every tenth of a hundred places is the strip
         first, last = space.encode(ends)
         codes = interpolate(first, last, 10 * (STEPS - 1) + 1, spherical=way.value)
         at = round(place.value * (len(codes) - 1))
@@ -66,14 +62,10 @@ def interpolation(space: Space, a: int = 1, b: int = 0) -> Panel:
 
 
 def arithmetic_code(expression: str, space: Space) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, int]]]:
-    """The code (latent_dim,) of an expression of digits, and by name the codes and labels of its operands.
+    """Return the code (latent_dim,) of an expression, and by name the codes and labels of its operands.
 
-    Args:
-        expression: digits (the mean code of a class), #17 (the code of test image 17), +, −, parentheses, and a
-            plain number as a factor before * or a divisor after /.
-
-    Raises:
-        ValueError: anything else.
+    An expression has digits (the mean code of a class), #17 (the code of test image 17), +, −, parentheses, and a plain
+    number as a factor before * or a divisor after /; anything else is a ValueError.
     """
     operands: dict[str, tuple[torch.Tensor, int]] = {}
     test = space.data.test
@@ -108,9 +100,8 @@ def arithmetic_code(expression: str, space: Space) -> tuple[torch.Tensor, dict[s
 
 
 def arithmetic(space: Space, expression: str = EXAMPLES[0]) -> Panel:
-    """Can one calculate with digits? An expression of mean codes and test images (see `arithmetic_code`), the pictures
-    of its operands, and that of its result. A conditional decoder is told each operand's class, and of the result
-    what is chosen: its codes hold the style alone."""
+    """Return a panel with the pictures of an expression's operands (see `arithmetic_code`) and of its result. A
+    conditional decoder gets each operand's class, and for the result the one chosen: its codes hold the style alone."""
     text = ui.control(
         widgets.Combobox, "calculate", "300px", value=expression, options=EXAMPLES, continuous_update=False
     )
@@ -138,8 +129,7 @@ def arithmetic(space: Space, expression: str = EXAMPLES[0]) -> Panel:
 
 
 def random_digits(space: Space, method: str = "gaussian", n: int = 60) -> Panel:
-    """What does it dream? A grid of n pictures, at most POOL, decoded from random codes, for each way to draw them
-    (see Space.pool)."""
+    """Return a panel with a grid of n pictures, at most POOL, decoded from random codes by a method of `Space.pool`."""
     sampler = ui.choice(RANDOM, "codes from", value=method)
     label = ui.class_choice(space.names, text="class")
     seed = ui.number("draw", 999)
@@ -155,9 +145,8 @@ def random_digits(space: Space, method: str = "gaussian", n: int = 60) -> Panel:
 
 
 def side_by_side(spaces: Mapping[str, Space], steps: int = 9) -> Panel:
-    """How far can one walk from a code before the picture breaks? The same test image in several models, its
-    reconstruction, and codes ever farther from it in a random direction; a step is measured in the spread that each
-    unit's codes have."""
+    """Return a panel with a strip for each model: the reconstruction of a test image, and codes ever farther from its
+    own in a random direction, measured in each unit's standard deviation."""
     test = next(iter(spaces.values())).data.test
     image = ui.number("test image", len(test) - 1)
     reach = ui.control(widgets.FloatSlider, "farthest", "360px", value=2.0, min=0, max=4, step=0.1)

@@ -1,4 +1,4 @@
-"""Space: a model and where the codes of real images lie in it. Sliders, panels, maps and pages are made of one."""
+"""Space: a model and the codes of real images. Sliders, panels, maps and pages are made of one."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labutils.codes import encode_images, sample_codes, sample_normal
+from labutils.codes import encode_images, sample_any_scale, sample_normal
 from labutils.data import Dataset, Split, load_dataset, subset, to_float
 from labutils.device import eval_mode
 from labutils.evaluation import unit_kl
@@ -25,7 +25,7 @@ class Space:
     """A model, a data set, and the codes of some of its training images.
 
     Attributes:
-        known: training images and labels; z (N,latent_dim) their codes.
+        train: training images and labels; z (N,latent_dim) their codes.
         low, high: (latent_dim,) the range of each unit, the middle 99 % of the codes.
         importance: (latent_dim,) KL in nats of a VAE's units, of other models' the variance of the codes.
         order: the units, most important first.
@@ -35,7 +35,7 @@ class Space:
     name: str
     model: nn.Module
     data: Dataset
-    known: Split
+    train: Split
     z: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
@@ -46,7 +46,7 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the labels stand for."""
+        """The names of the classes, by label."""
         return class_names(self.data.name)
 
     @property
@@ -55,37 +55,34 @@ class Space:
 
     @property
     def conditional(self) -> bool:
-        """Whether the decoder wants to be told the label."""
+        """Whether the decoder reads a label."""
         return getattr(self.model, "conditional", False)
 
     def decode(self, z: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
-        """codes (N,latent_dim), one label or (N,), read by a conditional_vae only → images (N,1,28,28) in [0,1]."""
+        """Return images (N,1,28,28) in [0,1] of codes (N,latent_dim) and one label or (N,), which only a
+        conditional_vae reads."""
         device = next(self.model.parameters()).device
         labels = None if y is None or not self.conditional else torch.as_tensor(y, device=device).expand(len(z))
-        # to set the mode of every layer takes as long as decoding one code: only where it is not set already
+        # setting the mode of every layer takes as long as decoding one code
         with eval_mode(self.model) if self.model.training else torch.inference_mode():
             return self.model.decode(z.to(device), labels).cpu()  # type: ignore[operator]
 
     def encode(self, images: torch.Tensor, y: int | torch.Tensor | None = None) -> torch.Tensor:
-        """images (N,1,28,28), labels as in `decode` → codes (N,latent_dim)."""
+        """Return codes (N,latent_dim) of images (N,1,28,28) and labels as in `decode`."""
         return encode_images(self.model, images, y)
 
     @cached_property
     def test_z(self) -> torch.Tensor:
-        """(N,latent_dim) the codes of the test images."""
+        """(N,latent_dim) codes of the test images."""
         return encode_images(self.model, self.data.test.images, self.data.test.labels)
 
     def mean_code(self, label: int) -> torch.Tensor:
-        """(latent_dim,) the mean code of a class."""
-        return self.z[self.known.labels == label].mean(0)
+        """Return the mean code (latent_dim,) of a class."""
+        return self.z[self.train.labels == label].mean(0)
 
     def pool(self, method: str, label: int = 0) -> torch.Tensor:
-        """(POOL,latent_dim) random codes, fitted once.
-
-        Args:
-            method: "prior" N(0, I); "uniform" within the units' ranges; "gaussian", "mixture" fitted to the codes of
-                all known images; "of a class" a Gaussian fitted to those with the label.
-        """
+        """Return (POOL,latent_dim) random codes, fitted once: "prior" N(0, I); "uniform" within the units' ranges;
+        "gaussian" or "mixture" fitted to the training codes; "of a class" a Gaussian fitted to those with the label."""
         key = method, label if method == "of a class" else None
         if key not in self._pools:
             self._pools[key] = self._sampled(*key)
@@ -97,25 +94,23 @@ class Space:
         if method == "uniform":
             share = torch.rand(POOL, self.latent_dim, generator=torch.Generator().manual_seed(0))
             return self.low + share * (self.high - self.low)
-        chosen = slice(None) if label is None else self.known.labels == label
-        # an autoencoder's codes may be of any size: fitted at unit size, and in double precision, they are safe
-        size, z = self.z.std(), self.z[chosen].double()
+        chosen = slice(None) if label is None else self.train.labels == label
         sampler = "gaussian" if method == "of a class" else method
-        return size * sample_codes(sampler, POOL, z / size, self.known.labels[chosen])
+        return sample_any_scale(sampler, POOL, self.z[chosen], self.train.labels[chosen])
 
     def nearest(self, images: torch.Tensor, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k known images nearest to each of `images` (M,1,28,28): their indices and squared errors per pixel,
-        (M,k) each."""
+        """Return the indices and squared errors per pixel, (M,k) each, of the k training images nearest to each of
+        `images` (M,1,28,28)."""
         x = to_float(images).flatten(1)
         nearest = torch.cdist(x, self._pixels).topk(k, largest=False)
         return nearest.indices, nearest.values.square() / x.shape[1]
 
     @cached_property
     def _pixels(self) -> torch.Tensor:
-        return to_float(self.known.images).flatten(1)
+        return to_float(self.train.images).flatten(1)
 
     def error_rank(self, error: float) -> float:
-        """The share in [0,1] of real (test) images that lie nearer to a known image than `error`."""
+        """Return the share in [0,1] of test images that lie nearer to a training image than `error`."""
         return float((self._usual_errors < error).float().mean())
 
     @cached_property
@@ -123,8 +118,8 @@ class Space:
         return self.nearest(subset(self.data.test, min(200, len(self.data.test))).images, 1)[1]
 
     def code_rank(self, z: torch.Tensor) -> float:
-        """The share in [0,1] of known codes that lie nearer to their centre than z (latent_dim,), by Mahalanobis'
-        distance over the units that vary: a sleeping unit's value means nothing to the decoder."""
+        """Return the share in [0,1] of training codes nearer to their mean than z (latent_dim,), by the Mahalanobis
+        distance over the units that vary: the decoder ignores the others."""
         variance = self.z.var(0)
         awake = variance > 0.01 * variance.max()
         codes, mean = self.z[:, awake].double(), self.z[:, awake].double().mean(0)
@@ -136,9 +131,8 @@ class Space:
         return float((distances[1:] < distances[0]).float().mean())
 
     def statistics(self) -> dict[str, float]:
-        """The codes in numbers: units, active_units (a variance above 0.01, Burda et al. 2016, section 5.2), the mean
-        |correlation| of two active units, and kurtosis, the mean excess of the active units' fourth moment (0 for a
-        normal distribution)."""
+        """Return units, active_units (variance above 0.01; Burda et al. 2016, section 5.2), and of the active ones the
+        mean |correlation| of pairs and the mean excess kurtosis (0 for a normal distribution)."""
         active = self.z[:, self.z.var(0) > 0.01]
         units = active.shape[1]
         standard = (active - active.mean(0)) / active.std(0)
@@ -152,15 +146,12 @@ class Space:
 
 
 def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 5000) -> Space:
-    """The Space of a model.
+    """Return the Space of a model; one that decodes nothing (a classifier) is a ValueError.
 
     Args:
-        model: a Run, a name or path that `load_run` knows, or a model (then `data` is needed); a Space is given back.
-        data: where images come from; None means the data set that the run was trained on.
+        model: a Run, a name or path that `load_run` takes, or a model (then `data` is needed); a Space is returned.
+        data: the images; None means the data set that the run was trained on.
         n: how many training images to encode, evenly spaced.
-
-    Raises:
-        ValueError: a model that decodes nothing (a classifier), or a bare model without data.
     """
     if isinstance(model, Space):
         return model
@@ -170,20 +161,20 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
     if data is None and dataset is None:
         raise ValueError("a model alone does not say which images it knows: pass data=load_dataset(…)")
     data = data or load_dataset(dataset or "mnist")
-    known = subset(data.train, min(n, len(data.train)))
-    z = encode_images(network, known.images, known.labels)
+    train = subset(data.train, min(n, len(data.train)))
+    z = encode_images(network, train.images, train.labels)
     low, high = torch.quantile(z, torch.tensor([0.005, 0.995]), dim=0)
-    # a unit that hardly varies gets a slider that moves it visibly all the same: seeing nothing happen is the point
+    # a unit that hardly varies gets a wider slider: that it changes nothing should be seen
     missing = (0.1 * (high - low).max() - (high - low)).clamp_min(0) / 2
     variational = hasattr(network, "posterior")
-    importance = unit_kl(network, known) if variational else z.var(0).numpy()
+    importance = unit_kl(network, train) if variational else z.var(0).numpy()
     order = tuple(int(unit) for unit in np.argsort(-importance))
     measure = "KL in nats" if variational else "variance"
-    return Space(name, network, data, known, z, low - missing, high + missing, importance, order, measure)
+    return Space(name, network, data, train, z, low - missing, high + missing, importance, order, measure)
 
 
 def named_model(model: Model) -> tuple[str, nn.Module, str | None]:
-    """A name to show, the model, and the data set it was trained on where that is known."""
+    """Return a name to show, the model, and the data set it was trained on, if known."""
     if isinstance(model, nn.Module):
         return type(model).__name__, model, None
     run = load_run(model) if isinstance(model, (str, Path)) else model

@@ -1,8 +1,5 @@
-"""A few small weights that come with the repository, so that exploring starts in seconds.
-
-`outputs/pretrained/NAME.safetensors`, and pretrained.json with the config, checksum and test metrics of each. Of a
-config only what differs from the defaults is written: a field that a later Config gets does not make the file foreign.
-"""
+"""Small weights that are committed: outputs/pretrained/NAME.safetensors, and pretrained.json with the config, checksum
+and test metrics of each. Of a config only what differs from the defaults is written: Config may get further fields."""
 
 import json
 from collections.abc import Sequence
@@ -24,25 +21,21 @@ PRETRAINED = {
     "vae16": replace(CONV_VAE, latent_dim=16),
     "vae32": CONV_VAE,
     "conditional_vae": replace(CONV_VAE, model="conditional_vae", latent_dim=16),
-    "classifier": replace(CLASSIFIER, label_smoothing=0.0),  # hard labels: its confidence is shown, and judged by
+    "classifier": replace(CLASSIFIER, label_smoothing=0.0),  # hard labels: its confidence is shown
 }
 METRICS = ("test_mse", "test_neg_elbo", "test_kl", "test_active_units", "test_accuracy", "n_params")
 
 
 def load_or_train(name: str, dataset: str = "mnist") -> Run:
-    """Return the committed weights where the images are MNIST's; for another data set the same config, trained once by
-    `run`. `dataset` is as in Config, or as `Dataset.name` says what was really loaded."""
+    """Return the committed weights for "mnist" or "mnist5k"; for another data set the same config trained by `run`."""
     if dataset in ("mnist", "mnist5k"):
         return load_run(name)
     return run(replace(PRETRAINED[name], dataset=dataset))
 
 
 def pretrain(names: Sequence[str] = ()) -> list[Path]:
-    """Train the named weights (none means all; finished runs are read from the store) and replace the committed files.
-
-    Raises:
-        ValueError: an unknown name, or the full MNIST is not there; nothing has been trained then.
-    """
+    """Train the named weights (all by default; finished runs are read from the store), replace the committed files and
+    return their paths. An unknown name, or a missing full MNIST, is a ValueError before any training."""
     if unknown := [name for name in names if name not in PRETRAINED]:
         raise ValueError(f"unknown weights {', '.join(unknown)}: there are {', '.join(PRETRAINED)}")
     data = load_dataset("mnist")

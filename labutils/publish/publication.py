@@ -1,4 +1,4 @@
-"""Publishing: what a full run on MNIST found becomes what the repository shows."""
+"""Publishing: results of a full run on MNIST replace what the repository shows."""
 
 import json
 import shutil
@@ -16,17 +16,17 @@ SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
 
 
 def publish(root: Path = ROOT) -> list[str]:
-    """Replace published notebooks, tables and figures by those of the last full runs on MNIST, the README's table, and
-    the pages in outputs/report. A notebook's minutes are those of its longest published execution with the same runs:
-    one that read them from the store took less. (When its work has become less, delete them from summary.json.)
+    """Replace published notebooks, tables and figures by those of the last full runs on MNIST, and with them the
+    README's table and the pages in outputs/report. Return the names of the notebooks; those that failed keep what was
+    published.
 
-    Returns:
-        The notebooks published: those that ended well. Others keep what was published before.
+    A notebook's minutes are those of its longest published execution with the same runs, since one that reads them from
+    the store takes less. When its work has become less, delete them from outputs/<stem>/summary.json.
 
     Raises:
         FileNotFoundError: there is no full run on MNIST to publish.
-        ValueError: a table is not that of the executed notebook beside it, or the code has changed since (its
-            prose may have). Nothing has been replaced then.
+        ValueError: a table is not that of the executed notebook beside it, or the notebook's code (not its prose) has
+            changed since. Nothing has been replaced then.
     """
     source = root / "outputs" / "local" / "mnist-full"
     stems = sorted(path.parent.name for path in source.glob("[0-9]*/summary.json"))
@@ -67,20 +67,20 @@ def _publish_notebook(executed: Path, source: Path, root: Path) -> None:
 
 
 def _runs(folder: Path) -> set[str]:
-    """Return the names of the runs in a table of results."""
+    """Return the names of the runs in a folder's results.csv."""
     table = folder / "results.csv"
     return set(pd.read_csv(table, dtype=str, keep_default_na=False).get("run", ())) if table.exists() else set()
 
 
 def published_sums(folder: Path, notebook: Path) -> dict[str, str]:
-    """Return SHA-256 sums of what was published together: the files in a folder, and a notebook."""
+    """Return the SHA-256 sums of a folder's files, by name, and of the notebook published with them."""
     files = sorted(set(folder.glob("*")) - set(folder.glob(SCREENSHOTS)) - {folder / "summary.json"})
     return {path.name: sha256(path.read_bytes()) for path in files} | {notebook.name: code_and_outputs(notebook)}
 
 
 def write_pages(root: Path = ROOT) -> Path:
-    """Write what is published as pages to read without Jupyter and without a network: a page for each notebook, and
-    outputs/report/index.html with the results table and every figure, whose path is returned."""
+    """Write what is published as pages to read without Jupyter and network, and return that with the table and figures,
+    outputs/report/index.html."""
     folder, summaries = root / "outputs" / "report", results(root / "outputs")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "notebooks").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a notebook shows and saves: tables as a reader wants them, and its results in a folder of their own."""
+"""What a notebook shows and saves: formatted tables, and a folder with its results."""
 
 import json
 import os
@@ -29,7 +29,7 @@ FORMATS: dict[Any, Any] = {
 
 
 def styled(table: pd.DataFrame, caption: str = "") -> Any:
-    """Return a table as a notebook shows it: digits by the kind of the column, the baseline's row in bold."""
+    """Return a table formatted for a notebook: digits by column, the baseline's row in bold."""
     formats = {name: form for name, form in FORMATS.items() if name in table}
     style = table.style.format(formats, na_rep="").set_caption(caption)
     style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
@@ -40,20 +40,20 @@ def styled(table: pd.DataFrame, caption: str = "") -> Any:
 
 
 def settings(**configs: Config) -> Any:
-    """Return configs side by side, a row a field; blank, or left out, where no model has the field."""
-    table = pd.DataFrame({name: asdict(config) for name, config in configs.items()}).map(str)
-    has = {name: [has_field(config.model, field) for field in table.index] for name, config in configs.items()}
-    return styled(table.where(pd.DataFrame(has, table.index)).dropna(how="all"))
+    """Return configs side by side, a row a field that at least one of the models has."""
+    names = [f.name for f in fields(Config)]
+    table = pd.DataFrame(index=names, columns=[*configs])
+    for column, config in configs.items():
+        for name in names:
+            if has_field(config.model, name):
+                table.loc[name, column] = str(getattr(config, name))
+    return styled(table.dropna(how="all"))
 
 
 def save_results(
     stem: str, dataset: str, df: pd.DataFrame, figures: Mapping[str, Figure], *, question: str, answer: str
 ) -> Path:
-    """Write a notebook's table, figures, question and answer to `outputs/local/<dataset>-<scale>/<stem>/`.
-
-    Returns:
-        The folder: results.csv, <figure>.png, summary.json.
-    """
+    """Write results.csv, <figure>.png and summary.json into outputs/local/<dataset>-<scale>/<stem>/ and return it."""
     folder = local_dir(dataset) / stem
     folder.mkdir(parents=True, exist_ok=True)
     df.to_csv(folder / "results.csv", index=False)
@@ -67,12 +67,12 @@ def save_results(
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what `save_results` wrote beside a table: question, answer, figures, made_with; {} where there is none."""
+    """Return a folder's summary.json, or {}: question, answer, figures, made_with, see `save_results`."""
     file = folder / "summary.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write what `read_summary` reads."""
+    """Write a folder's summary.json."""
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     write_atomically(folder / "summary.json", f"{text}\n".encode())

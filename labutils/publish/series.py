@@ -27,23 +27,18 @@ from labutils.store.files import sha256
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # in an executed copy it names the set that was found
+KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # replaced in an executed copy by the loaded data set
 BAR = "{desc} cell {n_fmt}/{total_fmt} {elapsed}"
 IMPORT = re.compile(r"^(import|from) [^(\n]*(\([^)]*\))?.*$", re.MULTILINE)
 
 
 def run_series(names: Sequence[str] = ()) -> int:
-    """Execute notebooks in order, on the images that LABUTILS_DATASET names, and print a results table and the page to
-    open. (A notebook about two data sets has no such knob: on other images than MNIST it is left out.)
+    """Execute notebooks (names such as "01_baseline", or paths; none means all) in order, on the images that
+    LABUTILS_DATASET names, and print a results table and the page to open. Return the number of notebooks that failed;
+    each leaves its copy, executed as far as it came.
 
-    Args:
-        names: notebooks such as "01_baseline" or a path; none means all.
-
-    Returns:
-        The number of notebooks that failed; each leaves its copy, executed as far as it came.
-
-    Raises:
-        ValueError: there is no such notebook, or none that LABUTILS_DATASET is for; nothing has run then.
+    On other images than MNIST a notebook about two data sets is left out. An unknown name, or nothing to execute, is a
+    ValueError before anything runs.
     """
     paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     wanted = os.environ.get("LABUTILS_DATASET") or "mnist"
@@ -57,7 +52,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         print(f"{path.stem} ({i + 1} of {len(paths)}){_remaining(paths, rows, dataset)}")
-        rows.append(_execute(path, folder, dataset))  # the set that was found: no knob looks for it again
+        rows.append(_execute(path, folder, dataset))
     line = f"{dataset}, {scale().name} scale, {os.cpu_count()} cores"
     page = write_page(folder, line, {**results(folder), **{row["notebook"]: row for row in rows}})
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
@@ -67,7 +62,7 @@ def run_series(names: Sequence[str] = ()) -> int:
 
 
 def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset: str) -> str:
-    """Return the minutes to the end: what the published notebooks took, at the pace of those executed by now."""
+    """Return a text with the minutes to the end, from those published and the pace of the notebooks executed so far."""
     minutes = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
     done = [row for row in rows if not row["failed"]]
     as_published = (dataset, scale().name) == ("mnist", "full")
@@ -90,7 +85,7 @@ def _find(name: str) -> Path:
 
 
 def code_cells(notebook: Path) -> list[dict[str, Any]]:
-    """Return a notebook's code cells as its file has them; none where there is no file."""
+    """Return a notebook's code cells, none where there is no file."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
@@ -106,8 +101,7 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in cells:
         cell.source = KNOB.sub(f'DATASET = "{dataset}"', cell.source)
-    # what an earlier run found must not stand for this one
-    (folder / path.stem / "summary.json").unlink(missing_ok=True)
+    (folder / path.stem / "summary.json").unlink(missing_ok=True)  # of an earlier execution
     start = time.perf_counter()
     with tqdm(total=len(cells), desc=path.stem, bar_format=BAR) as bar:
         failure = _run_cells(notebook, path, bar)
@@ -126,17 +120,17 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
 
 
 def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
-    """Fill in the outputs of a notebook, run in the folder of its file; return how it failed, or ""."""
+    """Fill in the outputs of a notebook, executed in its file's folder, and return how it failed, or ""."""
     client = NotebookClient(
         notebook,
         timeout=None,
         record_timing=False,
         store_widget_state=False,
-        extra_arguments=["--log-level=CRITICAL"],  # the kernel's notes on its sockets are not the reader's
+        extra_arguments=["--log-level=CRITICAL"],  # no notes on sockets
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
     )
-    # a kernel that asked to end waits for loky's resource tracker, which ends only after it: patience is of no use
+    # a kernel asked to end waits for loky's resource tracker, which ends only after it
     client.create_kernel_manager().shutdown_wait_time = 1
     try:
         client.execute()
@@ -154,20 +148,19 @@ def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
 
 
 def code(notebook: Path) -> list[str]:
-    """Return the source of a notebook's code cells but for import statements and blank lines."""
+    """Return the source of each code cell of a notebook, without import statements and blank lines."""
     sources = [IMPORT.sub("", "".join(cell["source"])) for cell in code_cells(notebook)]
     return ["\n".join(line for line in source.splitlines() if line) for source in sources]
 
 
 def code_and_outputs(notebook: Path) -> str:
-    """Return a SHA-256 sum of a notebook's code and outputs. Prose may be mended, and imports may have moved."""
+    """Return the SHA-256 sum of a notebook's `code` and outputs, not of its prose and imports."""
     outputs = [cell["outputs"] for cell in code_cells(notebook)]
     return sha256(json.dumps(list(zip(code(notebook), outputs, strict=True))).encode())
 
 
 def _strip(cell: Any) -> None:
-    """Take progress bars, which need a kernel, out of a code cell's outputs, and give its pictures 128 colours or 32
-    greys: they look the same and take a third of the room."""
+    """Remove widgets from a code cell's outputs; give its images 128 colours or 32 greys, for a third of the bytes."""
     cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
@@ -175,7 +168,7 @@ def _strip(cell: Any) -> None:
 
 
 def _few_colours(picture: str) -> str:
-    """Return a PNG file in base64, or the same with a palette if that is smaller."""
+    """Return a PNG file in base64, with a palette if that is smaller."""
     content, buffer = base64.b64decode(picture), io.BytesIO()
     full = Image.open(io.BytesIO(content)).convert("RGB")
     grey = np.ptp(np.asarray(full).astype(int), axis=2).max() < 16
@@ -206,8 +199,7 @@ img { display: block; margin-top: 2rem; max-width: 100% }
 
 
 def write_page(folder: Path, line: str, rows: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write index.html beside the pages of executed notebooks: a line, the results table and every figure; readable
-    without a network."""
+    """Write index.html with a line, the results table and every figure into a folder of results; return its path."""
     parts = [f"# latent-digits-lab\n\n{line}\n\n| notebook | question | answer | minutes |\n|---|---|---|--:|"]
     parts += [table_row(stem, row, ".html") for stem, row in sorted(rows.items())]
     for stem, row in sorted(rows.items()):
