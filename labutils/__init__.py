@@ -10,16 +10,16 @@ The core, to be read in an afternoon
   config      Config and the named recipes                paths       scale, folders
 
 Looked up, not read
-  device      device, precision, threads, private noise   download    image files: found, fetched, verified
+  device      device, precision, threads, eval_mode       download    image files: located, fetched, verified
   transfer    another model's encoder under a classifier  codes       encode, interpolate, project, sample
   pictures    PNG bytes; digits from picture files        plots       plot_*: arrays in, Figure out
-  evaluation  probe, likelihood, Fréchet distance         timing      models timed in turns
-  callbacks   progress bar, TensorBoard, each epoch      workers     one process a core, or any executor
+  evaluation  PCA, probe, likelihood, Fréchet distance    timing      parameters, MACs, latency, models in turns
+  callbacks   progress bar, TensorBoard, each epoch       workers     one process a core, or any executor
 
-store/        the name of a run (key), its folder, weights, checkpoints, the listing
-explore/      everything that moves: sliders, panels, map, exported page
-publish/      notebooks headless, their pages, what the repository shows
-cli/          python -m labutils
+store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing: `labutils runs`
+explore/      explorer: LatentExplorer, the sliders; panels; latent_map; space; controls; page: exported HTML; gallery
+publish/      execution: notebooks headless; report: tables and results; publication: what is committed; pretrained
+cli/          python -m labutils: main parses, commands, inference and doctor do
 """
 
 from importlib import import_module

@@ -11,8 +11,8 @@ import pandas as pd
 from labutils.config import Config
 from labutils.download import CHECKSUMS
 from labutils.paths import ROOT
+from labutils.publish.execution import code_cells, results, table_row
 from labutils.publish.publication import SCREENSHOTS, published_sums
-from labutils.publish.series import code_cells, results, table_row
 from labutils.store.key import run_key
 from labutils.sweeps import config_of
 

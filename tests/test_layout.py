@@ -28,7 +28,7 @@ WHERE = {
     "Where are codes interpolated?": "labutils.codes:interpolate",
     "Where is the panel with the sliders?": "labutils.explore.explorer:LatentExplorer",
     "Where is the exported HTML page made?": "labutils.explore.page:export_html",
-    "Where is a notebook executed headless?": "labutils.publish.series:run_series",
+    "Where is a notebook executed headless?": "labutils.publish.execution:run_series",
 }
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from labutils.paths import ROOT
-from labutils.publish.series import code_cells
+from labutils.publish.execution import code_cells
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

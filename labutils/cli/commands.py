@@ -97,7 +97,7 @@ def _figures(r: Run) -> dict[str, Figure]:
 
 def run_command(options: argparse.Namespace) -> int:
     """Execute notebooks; the status is 1 if any failed."""
-    from labutils.publish.series import run_series
+    from labutils.publish.execution import run_series
 
     writable(outputs_dir())
     return min(run_series(options.notebooks), 1)

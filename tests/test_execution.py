@@ -16,9 +16,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from labutils.publish import series as series_module
+from labutils.publish import execution as series_module
+from labutils.publish.execution import run_series
 from labutils.publish.report import save_results
-from labutils.publish.series import run_series
 from labutils.store.key import code_hash
 
 LOADED = {"fashion_mnist": "fashion_mnist"}
