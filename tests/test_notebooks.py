@@ -12,10 +12,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_thin_checks_itself_and_carries_no_machine(path):
+def test_notebook_checks_itself_in_short_cells_and_carries_no_machine(path):
     cells = ["".join(cell["source"]) for cell in code_cells(path)]
     tree = ast.parse("\n".join(cells))
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree)), "every claim is a check that can fail"
     lines = [[x for x in cell.splitlines() if x and not x.startswith(("import ", "from "))] for cell in cells]
     assert max(map(len, lines)) <= 18

@@ -178,9 +178,21 @@ def _few_colours(picture: str) -> str:
     return base64.b64encode(min(content, buffer.getvalue(), key=len)).decode()
 
 
+# nbconvert's own template knows neither a picture's description nor a cell that is closed until it is asked for
+NOTEBOOK_PAGE = """{% extends 'lab/index.html.j2' %}
+{% block data_png scoped %}
+{% set alt = output | get_metadata('alt', 'image/png') %}
+{{ super() | replace('<img ', '<img alt="' ~ alt | forceescape ~ '" ', 1) if alt else super() }}
+{% endblock %}
+{% block input %}
+{% if 'hide-input' in cell.metadata.get('tags', []) %}<details><summary>Code</summary>{{ super() }}</details>
+{% else %}{{ super() }}{% endif %}
+{% endblock %}"""
+
+
 def write_html(notebook: Path, path: Path) -> None:
-    """Write a notebook as a page."""
-    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
+    """Write a notebook as a page: figures carry their descriptions, cells with the tag "hide-input" are folded."""
+    body, _ = HTMLExporter(template_name="lab", raw_template=NOTEBOOK_PAGE).from_filename(str(notebook))
     path.write_text(body, encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """What a notebook shows and saves: formatted tables, and a folder with its results."""
 
+import inspect
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from labutils.config import Config
@@ -26,6 +28,18 @@ FORMATS: dict[Any, Any] = {
     "lr": "{:g}",
     **dict.fromkeys(("latency_ms", "batch_latency_ms"), "{:.2f}"),
 }
+
+
+def show(thing: Any) -> Markdown:
+    """Return the source of a function or class, highlighted in a notebook and on its page, below its place."""
+    place = f"{thing.__module__.replace('.', '/')}.py"
+    return Markdown(f"`{thing.__qualname__}`, in `{place}`:\n\n```python\n{inspect.getsource(thing)}```")
+
+
+def show_figure(fig: Figure, caption: str, alt: str) -> None:
+    """Show a figure, with a description for those who cannot see it, and below it a caption in Markdown."""
+    display(fig, metadata={"image/png": {"alt": alt}})
+    display(Markdown(caption))
 
 
 def styled(table: pd.DataFrame, caption: str = "") -> Any:
