@@ -35,6 +35,6 @@ def test_a_page_carries_descriptions_and_folds_what_is_tagged(tmp_path):
     nbformat.write(new_notebook(cells=cells), tmp_path / "page.ipynb")
     write_html(tmp_path / "page.ipynb", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert 'alt="a &#34;bent&#34; &lt;curve&gt;"' in page
+    assert """alt='a "bent" &lt;curve&gt;'""" in page
     assert page.count("<details><summary>Code</summary>") == 1
     assert page.index("<details>") < page.index("folded_cell") < page.index("</details>") < page.index("open_cell")

@@ -182,7 +182,7 @@ def _few_colours(picture: str) -> str:
 NOTEBOOK_PAGE = """{% extends 'lab/index.html.j2' %}
 {% block data_png scoped %}
 {% set alt = output | get_metadata('alt', 'image/png') %}
-{{ super() | replace('<img ', '<img alt="' ~ alt | forceescape ~ '" ', 1) if alt else super() }}
+{{ super() | replace('<img ', '<img alt="' ~ alt | escape_html ~ '" ', 1) if alt else super() }}
 {% endblock %}
 {% block input %}
 {% if 'hide-input' in cell.metadata.get('tags', []) %}<details><summary>Code</summary>{{ super() }}</details>
