@@ -73,8 +73,8 @@ class Config:
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))
     beta2: float = option(0.99, "decay of the running squared gradient in adam and adamw", low=0, high=0.999999)
     weight_decay: float = option(0.0, "weight decay (decoupled in adamw, an L2 term otherwise)", low=0, high=100)
-    # evenly spaced; a classifier's: drawn by the seed, as many of each class
-    n_train: int | None = option(None, "train on so many images; none means all", low=1, high=10_000_000)
+    n_train: int | None = option(None, "train on so many images, evenly spaced (a classifier's: drawn by the seed, as "
+                                 "many of each class); none means all", low=1, high=10_000_000)  # fmt: skip
     seed: int = option(0, "decides initialisation, shuffling and noise, a separate stream each", low=0, high=2**31)
     # where it runs: decides the last bits of a result
     device: str = option("auto", "where to compute; auto takes cuda, then mps, then cpu", choices=DEVICES)
@@ -90,9 +90,8 @@ class Config:
         if self.depth > len(self.filters):
             raise ValueError(f"depth={self.depth} exceeds the number of convolutions in filters={self.filters}")
         if self.encoder_lr == 0 and (self.shift or self.flip):
-            raise ValueError(
-                f"encoder_lr=0 freezes the encoder: shift={self.shift} and flip={self.flip} have no effect"
-            )
+            moves = f"shift={self.shift}, flip={self.flip}"
+            raise ValueError(f"encoder_lr=0 freezes the encoder, which sees no {moves}: leave them at 0 and False")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict, a key for every field."""

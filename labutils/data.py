@@ -103,7 +103,7 @@ def _embedded() -> Dataset:
 
 def subset(split: Split, n: int | None) -> Split:
     """`n` evenly spaced images of a split (all for None): balanced whether or not the images are sorted by class."""
-    return split if _is_all(split, n) else split.take(evenly_spaced(n or 0, len(split)))
+    return split if n is None or _is_all(split, n) else split.take(evenly_spaced(n, len(split)))
 
 
 def evenly_spaced(n: int, total: int) -> torch.Tensor:
@@ -111,15 +111,15 @@ def evenly_spaced(n: int, total: int) -> torch.Tensor:
     return torch.arange(n) * total // n
 
 
-def _is_all(split: Split, n: int | None) -> bool:
-    if n is not None and n > len(split):
+def _is_all(split: Split, n: int) -> bool:
+    if n > len(split):
         raise ValueError(f"n_train={n} exceeds the {len(split)} training images there are")
-    return n in (None, len(split))
+    return n == len(split)
 
 
 def labelled(split: Split, n: int | None, seed: int) -> Split:
     """`n` images of a split drawn by a seed (all for None), balanced over the classes; 50 are the first 50 of 100."""
-    if _is_all(split, n):
+    if n is None or _is_all(split, n):
         return split
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(stream_seed(seed, "labels")))
     one_hot = F.one_hot(split.labels.cpu()[order])

@@ -282,7 +282,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.latent_dim = config.latent_dim
         self.encoder = conv_encoder(config, config.latent_dim)
-        hidden, width = list[nn.Module](), config.latent_dim
+        hidden: list[nn.Module] = []
+        width = config.latent_dim
         if config.head:
             hidden, width = [nn.BatchNorm1d(width, affine=False), nn.Linear(width, config.head)], config.head
         self.head = nn.Sequential(*hidden, activation(config), nn.Dropout(config.dropout), nn.Linear(width, CLASSES))

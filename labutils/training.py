@@ -119,7 +119,10 @@ def _checked_sizes(model: nn.Module, train: Split, val: Split, config: Config) -
             check_images(split.images)
     sizes = batch_sizes(len(train), config.batch_size)
     if min(sizes) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
-        raise ValueError("batch normalisation cannot learn from batches of one image: take batch_size and n_train >= 2")
+        sizes_of = f"batch_size={config.batch_size} on {len(train)} images"
+        raise ValueError(
+            f"{sizes_of} makes batches of one, from which batch normalisation cannot learn: take 2 or more"
+        )
     return sizes
 
 

@@ -5,11 +5,12 @@ worker that dies costs nothing but time: its task is begun again, from the last 
 """
 
 import os
+import platform
 import threading
 import time
 import warnings
 from collections.abc import Collection, Generator
-from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from typing import Any, NamedTuple
 
 from joblib.externals.loky import cpu_count, get_reusable_executor
@@ -51,7 +52,7 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
         unfinished = yield from _run_on_pool(queue)
         # these lost a process, and nobody says under which task: it was one of the first, each of which runs alone now
         for task in unfinished[: cpu_count()]:
-            if (yield from _run_on_pool([task])):
+            if (yield from _run_on_pool([task])) and (yield from _run_on_pool([task])):
                 yield failed_row(*task, RunError("every process that began this run died"))
         queue = unfinished[cpu_count() :]
 
@@ -59,11 +60,9 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
 def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
     """Yield rows as they come from an executor; return the tasks that it left unfinished when it broke, in order."""
     unfinished, futures = dict.fromkeys(tasks), {}
-    # a thread of this process knows it all
-    variables = {} if isinstance(executor, ThreadPoolExecutor) else _variables()
     try:
         for task in tasks:
-            futures[executor.submit(_run_row_in_worker, variables, task)] = task
+            futures[executor.submit(_run_row_in_worker, _this_process(), _variables(), task)] = task
         for future in as_completed(futures):
             task = futures[future]
             try:
@@ -120,6 +119,11 @@ def _variables() -> dict[str, str]:
     return {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name, "LABUTILS_DATA": data}
 
 
-def _run_row_in_worker(variables: dict[str, str], task: Task) -> Row:
-    os.environ.update(variables)
+def _this_process() -> str:
+    return f"{platform.node()} {os.getpid()}"
+
+
+def _run_row_in_worker(driver: str, variables: dict[str, str], task: Task) -> Row:
+    if driver != _this_process():  # a thread of the driver knows it all
+        os.environ.update(variables)
     return run_row(*task)

@@ -239,6 +239,8 @@ def prove(base: str) -> int:
                  if c["model"] == kind and None not in (old, new)]  # fmt: skip
         # a measure that a run no longer has leaves the others what they were; one that older runs lack does not
         differ = [config for config, old, new in pairs if new != {name: old.get(name) for name in new}]
+        if gone := sorted({name for _, old, new in pairs for name in old.keys() - new.keys()}):
+            print(f"{kind:<16} runs no longer measure {', '.join(gone)}")
         if pairs and not differ:
             equal[kind] = before["recipes"][kind]
             print(f"{kind:<16} {len(pairs)} runs are equal: stored and published runs keep their names")

@@ -84,10 +84,10 @@ def seconds_of(process):
 LETHAL = 13
 
 
-def run_row_or_die(variables, floors, task):
+def run_row_or_die(driver, variables, task):
     """`workers._run_row_in_worker`, where a config with the lethal seed takes the process along."""
     from labutils.workers import _run_row_in_worker
 
     if task.config.seed == LETHAL:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _run_row_in_worker(variables, floors, task)
+    return _run_row_in_worker(driver, variables, task)

@@ -65,9 +65,9 @@ def test_rows_are_chosen_by_any_field(store):
 def test_the_shell_lists_verifies_and_prunes(store, capsys):
     assert main(["runs", "state=ok"]) == 0
     head, *rows, last = capsys.readouterr().out.splitlines()
-    assert head.split() == SHOWN
+    assert head.split() == [*SHOWN, "note"]
     assert all("test_mse 0." in row for row in rows)
-    assert sorted(row.split()[8] for row in rows) == ["0", "1"]  # the seed
+    assert sorted(row.split()[-1] for row in rows) == ["0", "1"]  # the seed
     assert "2 in" in last
     assert main(["runs", "--verify"]) == 1
     out = capsys.readouterr().out
@@ -85,6 +85,20 @@ def test_the_shell_lists_verifies_and_prunes(store, capsys):
     assert left in good
     assert load_run(left).config.latent_dim == 3
     assert len(stored_runs()) == 1
+
+
+def test_runs_that_differ_in_a_field_show_it(store, capsys):
+    run(replace(TINY, activation="tanh", filters=(4, 5)), progress=False)
+    assert main(["runs", "state=ok"]) == 0
+    head, *rows, _ = capsys.readouterr().out.splitlines()
+    assert {"activation", "filters"} <= set(head.split())
+    assert sum("tanh" in row and "4,5" in row for row in rows) == 1
+    assert "NA" not in "".join(rows)
+
+
+def test_a_filter_that_nothing_passes_may_stand_before_another(store, capsys):
+    assert main(["runs", "latent_dim=999", "seed=0", "result=none"]) == 0
+    assert "nothing has latent_dim=999 seed=0" in capsys.readouterr().out
 
 
 def test_what_cannot_be_read_now_is_not_taken_for_damaged(store, monkeypatch):

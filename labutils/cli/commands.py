@@ -23,7 +23,7 @@ from labutils.store.folder import keep_encoder, read_encoder
 from labutils.store.listing import USELESS, remove, select, survey
 from labutils.transfer import encoder_layers
 
-SHOWN = ["name", "state", "bytes", "days", "model", "dataset", "latent_dim", "epochs", "seed", "result", "note"]
+SHOWN = ["name", "state", "bytes", "days", "result", "model", "dataset", "latent_dim", "epochs", "seed"]
 
 
 def train_command(options: argparse.Namespace, **changes: Any) -> None:
@@ -31,9 +31,10 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
     config = replace(BASES[options.base], **{**changes, **given})
     weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
-    for folder in (weights and weights.parent, plots):
-        if folder:
-            writable(folder)  # or an error now rather than after the training
+    if weights:
+        writable(weights.parent)  # or an error now rather than after the training
+    if plots:
+        writable(plots)
     draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
     r = run(config, each_epoch=draw, callbacks=[tensorboard_log(options.tensorboard)] if options.tensorboard else [])
     for name, value in r.metrics.items():
@@ -136,10 +137,16 @@ def runs_command(options: argparse.Namespace) -> int:
         table = table[table["state"].isin(USELESS)]
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
-        shown = table[SHOWN].convert_dtypes()  # integer columns stay integer beside missing values
-        print(shown.to_string(index=False, na_rep="", formatters=formats))
+        differing = [f.name for f in fields(Config) if table[f.name].dropna().map(str).nunique() > 1]
+        shown = table[
+            list(dict.fromkeys([*SHOWN, *differing, "note"]))
+        ].convert_dtypes()  # integers beside missing values
+        shown["note"] = shown["note"].str[:150]
+        print(shown.astype(object).fillna("").to_string(index=False, formatters=formats))
     if options.yes:
         remove(runs_dir() / name for name in table["name"])
-    outcome = ": deleted" if options.yes else ": --prune --yes deletes them" if options.prune and len(table) else ""
+    outcome = ": deleted" if options.yes else ""
+    if options.prune and not options.yes and len(table):
+        outcome = ": --prune --yes deletes them"
     print(f"{len(table):,} in {runs_dir()}, {table['bytes'].sum() / 2**20:,.1f} MiB{outcome}")
     return int(not options.prune and (table["state"] == "damaged").any())

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         where = f": {error}" if str(error) else ""
-        print(f"stopped{where}; the same command goes on from what is stored", file=sys.stderr)
+        print(f"stopped{where}; the same command begins again from what is stored", file=sys.stderr)
         return 130
 
 

@@ -83,7 +83,10 @@ def save_results(
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a folder's summary.json, or {}: question, answer, figures, made_with, see `save_results`."""
     file = folder / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): run its notebook again") from error
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -38,7 +38,8 @@ def writable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise type(error)(f"{folder} cannot be written ({error.strerror}): change its permissions") from error
+        remedy = ": change its permissions" if isinstance(error, PermissionError) else ""
+        raise type(error)(f"{folder} cannot be written ({error.strerror}){remedy}") from error
     return folder
 
 

@@ -76,8 +76,12 @@ def find_run(key: str) -> Stored | None:
         return read_run(path, key)
     except RunError as error:
         aside = path.with_name(f"damaged-{key}-{os.urandom(4).hex()}")
-        with suppress(FileNotFoundError):  # another process was faster
+        try:
             path.rename(aside)
+        except FileNotFoundError:  # another process was faster
+            return None  # unproved: needs a race
+        except OSError as reason:
+            raise type(reason)(f"{error}, and it cannot be set aside ({reason})") from error
         warnings.warn(f"{error}. It was set aside as {aside.name} and is trained again.", stacklevel=3)
         return None
 
@@ -168,8 +172,8 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def stored_runs() -> pd.DataFrame:
-    """Return every run of the store that today's code would return, as `sweep` returns them; damaged ones are left out.
-    `summarize(stored_runs())` is a leaderboard. Only the small files are read and verified, no weights."""
+    """Return every run of the store that today's code would return, as `sweep` does but without references; no damaged
+    ones. `summarize(stored_runs())` is a leaderboard. Only the small files are read and verified, no weights."""
     rows = []
     for path in run_folders():
         with suppress(RunError, OSError):

@@ -44,7 +44,7 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     states |= {path: {"state": "abandoned"} for path in abandoned()}
     rows = []
     for path, state in states.items():
-        with suppress(FileNotFoundError):  # finished just now
+        with suppress(OSError):  # finished just now, or out of reach
             size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
             days = (time.time() - path.stat().st_mtime) / 86_400
             rows.append({"name": str(path.relative_to(runs)), "bytes": size, "days": days, "note": "", **state})
@@ -66,9 +66,9 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
     except OSError as error:
         return {"state": "unreadable", "note": str(error)}
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
-    state = "ok" if of_today(manifest["made_from"], config["model"]) else "other code"
+    state = "ok" if of_today(manifest["made_from"], config.get("model", "")) else "other code"
     # not as a Config: one of another day may have other fields
-    return config | {"filters": ",".join(map(str, config["filters"])), "state": state, "result": result}
+    return config | {"filters": ",".join(map(str, config.get("filters", ()))), "state": state, "result": result}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     for field, text in wanted.items():
         if field not in table:
             raise ValueError(f"{field!r} is no field of Config, and none of {', '.join(ABOUT)}")
-        texts = table[field].map(str).str.lower().replace("nan", "none")
+        texts = table[field].astype(object).map(str).str.lower().replace("nan", "none")
         numbers = pd.to_numeric(table[field], errors="coerce")
         table = table[texts.eq(text.lower()) | numbers.eq(pd.to_numeric(text, errors="coerce"))]
     return table
