@@ -92,6 +92,19 @@ def test_what_the_browser_cannot_decode_the_kernel_does(digits, space):
         the_map.close()
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_an_error_is_told_to_the_page_and_raised(digits, space, sent, kind):
+    class Failing(Own):
+        def decode(self, z, y=None):
+            raise kind("shapes differ")
+
+    the_map = LatentMap(Failing(space.model), digits, n=20)
+    with pytest.raises(kind, match="shapes differ"):
+        the_map._received(the_map, {"hover": [0.0, 0.0]}, [])  # ipywidgets would log it
+    assert sent == [{"error": f"{kind.__name__}: shapes differ"}]
+    the_map.close()
+
+
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_a_place_may_be_whole_numbers(space, method):
     the_map = LatentMap(space, method=method, n=50)

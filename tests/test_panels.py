@@ -95,6 +95,7 @@ def test_digits_can_be_calculated_with(space):
         "7 +",
         "exit()",
         "12",
+        "True",
         "#99999",
         "3 *",
         "1/0",

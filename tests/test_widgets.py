@@ -190,11 +190,25 @@ def test_a_text_that_is_no_code_is_refused_and_changes_nothing(explorer, text):
         lambda: explorer.recall("of another model"),
         lambda: explorer.load(torch.zeros(5), y=12),
     ):
-        with pytest.raises(ValueError, match=r"code|no label|float"):
+        with pytest.raises(ValueError, match=r"code|no label"):
             wrong()
     assert torch.equal(explorer.z, before)
     assert explorer.real.value == real
     assert explorer.pair.layout.visibility == "visible"
+
+
+def test_a_text_without_numbers_is_told_what_a_code_is(explorer):
+    with pytest.raises(ValueError, match=r"a code is numbers separated by commas or spaces: .*'hello'"):
+        explorer.paste("hello")
+
+
+def test_an_image_that_is_not_there_is_refused(explorer):
+    last = len(explorer.space.data.test) - 1
+    explorer.from_image(last)
+    for index in (-1, last + 1):
+        with pytest.raises(IndexError, match=f"{index} must be from 0 to {last}"):
+            explorer.from_image(index)
+    assert explorer.index == last
 
 
 def test_an_error_stays_until_something_works(explorer):
@@ -367,6 +381,12 @@ def test_two_to_sixty_four_units(digits):
         (grid,) = (child for child in explorer.box.children if isinstance(child, GridBox))
         assert list(grid.children) == list(explorer.sliders.values())
         explorer.close()
+
+
+def test_three_training_images_are_enough(digits):
+    explorer = LatentExplorer(trained_like(TINY), digits, n=3)
+    assert shown(explorer.nearest).shape == (28, 3 * 28)
+    explorer.close()
 
 
 def test_a_vae_is_ordered_by_kl(digits):

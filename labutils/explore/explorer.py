@@ -93,6 +93,8 @@ class LatentExplorer(Column):
     def from_image(self, index: int) -> None:
         """Load the code of a test image; it and its reconstruction are shown beside the picture."""
         test = self.space.data.test
+        if not 0 <= index < len(test):
+            raise IndexError(f"test image {index} must be from 0 to {len(test) - 1}")
         label = int(test.labels[index])
         z = self.space.encode(test.images[[index]], label)[0]
         self.index = index
@@ -119,8 +121,11 @@ class LatentExplorer(Column):
 
     def paste(self, text: str) -> None:
         """Load a code as text: numbers separated by commas or spaces, brackets allowed."""
-        words = re.findall(r"[^][(),;\s]+", text)
-        self.load([float(word) for word in words], "a typed code", self.y)
+        try:
+            z = [float(word) for word in re.findall(r"[^][(),;\s]+", text)]
+        except ValueError as error:
+            raise ValueError(f"a code is numbers separated by commas or spaces: {error}") from None
+        self.load(z, "a typed code", self.y)
 
     def reset(self) -> None:
         """Load again what was loaded last."""

@@ -47,11 +47,8 @@ export function latentMap(root, plane, on) {
       <div style="line-height: 1.6; columns: 2">${legend.join("")}</div>
     </div>`;
   const [canvas, picture, text] = ["canvas", "img", ".latent-map-text"].map((part) => root.querySelector(part));
-  const map = {
-    show: (url) => { picture.src = url; },
-    say: (words) => { text.textContent = words; },
-    select: (i) => draw(i),
-  };
+  const show = (url) => { picture.src = url; };
+  const say = (words) => { text.textContent = words; };
 
   const px = (x) => MARGIN + (x - x0) / (x1 - x0) * (width - 2 * MARGIN);
   const py = (y) => MARGIN + (y1 - y) / (y1 - y0) * (height - 2 * MARGIN);
@@ -86,7 +83,7 @@ export function latentMap(root, plane, on) {
   const look = (x, y) => {
     if (!plane.decode) return on.hover(x, y);
     sketch.getContext("2d").putImageData(toImage(plane.decode(plane.inverse(x, y), plane.labelAt(x, y))), 0, 0);
-    map.show(sketch.toDataURL());
+    show(sketch.toDataURL());
   };
   const pointAt = (u, v, within) => {
     const [distance, i] = nearest(screen, u, v);
@@ -94,31 +91,37 @@ export function latentMap(root, plane, on) {
   };
   canvas.addEventListener("mousemove", (event) => {
     const { offsetX: u, offsetY: v } = event, x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
-    map.say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
+    say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
     look(x, y);
   });
   canvas.addEventListener("click", (event) => {
     const i = pointAt(event.offsetX, event.offsetY, 12);
     if (i < 0) return;
-    map.say(`loaded a ${names[labels[i]]}`);
-    map.select(i);
+    say(`loaded a ${names[labels[i]]}`);
+    draw(i);
     on.click(i);
   });
   draw();
   look((x0 + x1) / 2, (y0 + y1) / 2);
-  return map;
+  return { show, say, select: draw };
 }
 
 // The widget: anywidget calls render with the Python side's traits as a model.
 export default {
   render({ model, el }) {
-    const root = document.createElement("div");
-    el.append(root);
-    const map = latentMap(root, latentPlane(model.get("data")), {
-      click: (i) => model.send({ click: i }),
-      hover: (x, y) => model.send({ hover: [x, y] }),
-    });
-    const answered = (message) => map.show(message.picture);
+    const root = el.appendChild(document.createElement("div"));
+    let asked = false, next = null; // one question at a time; the newest place since then is the next
+    const hover = (...xy) => {
+      next = asked ? xy : null;
+      if (!asked) model.send({ hover: xy });
+      asked = true;
+    };
+    const map = latentMap(root, latentPlane(model.get("data")), { click: (i) => model.send({ click: i }), hover });
+    const answered = ({ picture, error }) => {
+      if (error) map.say(error); else map.show(picture);
+      asked = false;
+      if (next) hover(...next);
+    };
     model.on("msg:custom", answered);
     return () => model.off("msg:custom", answered);
   },

@@ -141,8 +141,12 @@ class LatentMap(anywidget.AnyWidget):
         return self.space.decode(self.projection.inverse(xy), labels)
 
     def _received(self, widget: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
-        if "click" in content:
-            self.click(content["click"])
-        else:
-            picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
-            self.send({"picture": f"data:image/png;base64,{picture}"})
+        try:
+            if "click" in content:
+                self.click(content["click"])
+            else:
+                picture = base64.b64encode(self.picture_at(*content["hover"])).decode()
+                self.send({"picture": f"data:image/png;base64,{picture}"})
+        except BaseException as error:  # an interrupt, too: the page waits for an answer
+            self.send({"error": f"{type(error).__name__}: {error}"})
+            raise

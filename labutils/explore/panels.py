@@ -80,7 +80,7 @@ def arithmetic_code(expression: str, space: Space) -> tuple[torch.Tensor, dict[s
                 return factor * value(right)
             case ast.BinOp(left, ast.Div(), ast.Constant(float() | int() as divisor)) if divisor:
                 return value(left) / divisor
-            case ast.Constant(int() as digit) if digit < len(space.names):
+            case ast.Constant(int() as digit) if type(digit) is int and digit < len(space.names):
                 operands[str(digit)] = space.mean_code(digit), digit
                 return operands[str(digit)][0]
             case ast.Subscript(ast.Name("image"), ast.Constant(int() as index)) if index < len(test):

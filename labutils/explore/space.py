@@ -99,10 +99,10 @@ class Space:
         return sample_any_scale(sampler, POOL, self.z[chosen], self.train.labels[chosen])
 
     def nearest(self, images: torch.Tensor, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the indices and squared errors per pixel, (M,k) each, of the k training images nearest to each of
-        `images` (M,1,28,28)."""
+        """Return the indices and squared errors per pixel, (M,k) each, of the k training images (or all, if
+        fewer) nearest to each of `images` (M,1,28,28)."""
         x = to_float(images).flatten(1)
-        nearest = torch.cdist(x, self._pixels).topk(k, largest=False)
+        nearest = torch.cdist(x, self._pixels).topk(min(k, len(self._pixels)), largest=False)
         return nearest.indices, nearest.values.square() / x.shape[1]
 
     @cached_property

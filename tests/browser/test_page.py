@@ -1,5 +1,6 @@
 """The exported page, opened from a file: no server, no network, the same pictures as Python's."""
 
+import base64
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from browser_places import SEEN
 
 from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE
 from labutils.config import Config
+from labutils.explore.decoder import SCRIPTS
 from labutils.explore.latent_map import LatentMap
 from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
@@ -143,3 +145,37 @@ def test_the_map_of_the_page_hovers_and_clicks(page, digits, tmp_path, method):
     v = box["y"] + 15 + (y1 - py) / (y1 - y0) * (box["height"] - 30)
     page.mouse.click(float(u), float(v))
     assert "started from test image" in page.locator("#status").inner_text()
+
+
+WIDGET = """async ([script, data]) => {
+    const widget = (await import(`data:text/javascript;base64,${script}`)).default;
+    window.sent = [];
+    const model = { get: () => data, send: (message) => sent.push(message), on: (event, f) => { window.answer = f; } };
+    widget.render({ model, el: document.body });
+}"""
+
+
+def test_a_map_that_the_kernel_decodes_asks_one_question_at_a_time(page, digits):
+    model = busy(replace(BASELINE, latent_dim=6))
+    model.decoder.append(torch.nn.Softplus())
+    the_map = LatentMap(latent_space(model, digits, n=200), n=50)
+    page.evaluate(WIDGET, [base64.b64encode(SCRIPTS.encode()).decode(), the_map.data])
+    the_map.close()
+    box = page.locator("canvas").bounding_box()
+    text, picture = page.locator(".latent-map-text"), page.locator(".latent-map-picture")
+
+    def hover(x):
+        """Move the mouse, and return the place that the map tells."""
+        page.mouse.move(box["x"] + x, box["y"] + 200)
+        return [float(value) for value in text.inner_text().split(")")[0].strip("(").split(",")]
+
+    places = [hover(x) for x in (100, 200, 300)]
+    assert len(page.evaluate("sent")) == 1  # the centre, before the mouse came
+    page.evaluate("answer({ picture: 'data:,first' })")
+    assert picture.get_attribute("src") == "data:,first"
+    assert [message["hover"] for message in page.evaluate("sent")[1:]] == [pytest.approx(places[-1], abs=0.006)]
+    page.evaluate("answer({ error: 'RuntimeError: <b>shapes</b> differ' })")
+    assert text.inner_text() == "RuntimeError: <b>shapes</b> differ"
+    assert len(page.evaluate("sent")) == 2  # the mouse rests
+    hover(400)
+    assert len(page.evaluate("sent")) == 3  # after an error the next place is asked for
