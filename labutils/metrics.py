@@ -15,11 +15,8 @@ from labutils.training import evaluate
 
 
 def reconstruction_metrics(model: nn.Module, split: Split, batch_size: int = 500) -> dict[str, float]:
-    """Averages over the images of a split, whatever the model was trained with; a VAE decodes mu.
-
-    Returns:
-        mse per pixel; bce, the cross-entropy of an image in nats; psnr in dB (per image, then averaged); ssim.
-    """
+    """Averages over the images of a split, whatever the model was trained with (a VAE decodes mu): mse per pixel; bce,
+    the cross-entropy of an image in nats; psnr in dB (per image, then averaged); ssim."""
     if not len(split):
         raise ValueError("an empty split has no averages")
     sums = torch.zeros(4, dtype=torch.float64)

@@ -85,10 +85,8 @@ def _groups(parameters: dict[str, nn.Parameter], config: Config) -> list[dict[st
 
 
 def lr_factor(schedule: str, step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0, as a share of the peak.
-
-    one_cycle: a linear rise over the first tenth of the steps, then linearly down to zero after the last.
-    """
+    """The learning rate of a step, counted from 0, as a share of the peak. one_cycle: a linear rise over the first
+    tenth of the steps, then linearly down to zero after the last."""
     if schedule == "constant":
         return 1.0
     warm_up = max(1, steps // 10)

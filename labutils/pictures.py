@@ -70,7 +70,7 @@ def read_picture(path: str | Path) -> torch.Tensor:
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
-        raise ValueError(f"{path} is not a picture that can be read ({error}): a PNG of one digit is expected") from error
+        raise ValueError(f"{path} is not a picture that can be read ({error}): a PNG of a digit is expected") from error
     return framed(grey, str(path))
 
 

@@ -82,8 +82,7 @@ def load_run(path: str | Path) -> Run:
         path: the run's folder, or its name in the run store; the name of published weights, such as "vae16"; or a
             weights file (.safetensors).
 
-    Raises:
-        RunError: there is no run, a file differs from the manifest, or the manifest belongs to another run.
+    A RunError says that there is no run, or that a file is not the one that was stored.
     """
     if Path(path).suffix == ".safetensors":
         return Run(*load_weights(Path(path)))
@@ -106,9 +105,8 @@ def run(
     """Train a config and store the run, or return the stored run of exactly this config, data and code.
 
     A run of several epochs that was interrupted goes on after the last finished one, bit by bit as if nothing had
-    happened, on the same machine. With callbacks it is trained from the first epoch, also when it is stored, which
-    gives the same numbers. `Run.config` says what really ran: the data set that was loaded, the device, and fewer
-    epochs at smoke scale.
+    happened, on the same machine. With callbacks it is trained from the first epoch, also when it is stored.
+    `Run.config` says what really ran: the data set that was loaded, the device, and fewer epochs at smoke scale.
 
     Args:
         progress: show a bar.
@@ -131,11 +129,7 @@ def run(
 
 
 def run_row(config: Config, key: str) -> dict[str, Any]:
-    """`run` for a worker: returns the row of the table, no tensors.
-
-    Raises:
-        RunError: what runs here would not be the run of this key.
-    """
+    """`run` for a worker: return the row of the table; a RunError if another run than the key's would be made."""
     if stored := find_run(key):  # whose name says what made it: no need to look at the images
         return stored_row(stored.path)
     data = load_dataset(config.dataset)

@@ -71,8 +71,7 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
         verdict: "better" or "worse" where the interval excludes zero, else "not resolved at n = …". Lower is better for
         errors and costs, higher for psnr, ssim, accuracies and images_per_second. A failed run's seed is left out.
 
-    Raises:
-        ValueError: the factor or the baseline is not in the table, or a value was run twice with one seed.
+    A factor or baseline that is not in the table, or two runs of a value with one seed, are a ValueError.
     """
     if factor not in df:
         raise ValueError(f"factor={factor!r} is no column of this table")
@@ -121,12 +120,8 @@ def effects_and_times(
 
 
 def pareto(table: pd.DataFrame, cost: str, quality: str = "mean") -> pd.Series:
-    """True where no other row is at most as costly and at most as wrong, and better in one of the two; False where
-    one of the two was not measured.
-
-    Args:
-        cost, quality: columns in which less is better.
-    """
+    """True where no other row is at most as costly and at most as wrong, and better in one of the two columns `cost`
+    and `quality`, in which less is better; False where one of them was not measured."""
     a = table[[cost, quality]].to_numpy(dtype=float)
     no_worse = np.all(a[None] <= a[:, None], axis=2)
     better = np.any(a[None] < a[:, None], axis=2)

@@ -37,8 +37,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
             one core or an accelerator, which has none to share, does one run after the other. (More threads than free
             cores are the trap: beside a busy process an epoch takes 15 times as long.)
 
-    Raises:
-        DataError, ValueError: images or a device that are not to be had; nothing has run then.
+    A DataError or ValueError says that images or a device are not to be had; nothing has run then.
     """
     tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
     configs = list(configs)
@@ -73,10 +72,8 @@ def ablate(
 ) -> pd.DataFrame:
     """Vary one field of `base` over `values`, each with the seeds 0 … seeds-1: a row a run (see `sweep`).
 
-    At smoke scale only two values (the base's among them) and two seeds run.
-
-    Raises:
-        ValueError: `factor` is no field of Config, or a value is outside its range; nothing has run then.
+    At smoke scale only two values (the base's among them) and two seeds run. A factor that is no field of Config, or a
+    value outside its range, is a ValueError before any run.
     """
     if factor not in Config.__dataclass_fields__ or factor == "seed":
         raise ValueError(f"factor={factor!r} must be a field of Config other than seed")
@@ -94,11 +91,8 @@ def ablate(
 
 def config_of(row: Mapping[str, Any]) -> Config:
     """The Config of a row of a table, from `sweep` or read back from a published results.csv: `run` it to get the row
-    again, bit by bit on the same kind of machine. A field that the table is too old for has its default.
-
-    Raises:
-        ValueError: the row is not that of a run.
-    """
+    again, bit by bit on the same kind of machine. A field that the table is too old for has its default. A row that is
+    not that of a run is a ValueError."""
     values = {f.name: row[f.name] for f in fields(Config) if f.name in row}
     # NaN is how a table holds "" and None
     values = {name: value for name, value in values.items() if not (isinstance(value, float) and math.isnan(value))}

@@ -73,8 +73,11 @@ def fit(
     train, val = train.to(device), val.to(device)
     keep_freed_memory()
     steps = config.epochs * len(sizes)
-    training = _beginning(model, config, steps, device)
-    optimizers, schedulers, rows = training.optimizers, training.schedulers, training.rows
+    optimizers = build_optimizers(model, config)
+    schedulers = [LambdaLR(optimizer, lambda step: lr_factor(config.schedule, step, steps)) for optimizer in optimizers]
+    shuffling = torch.Generator().manual_seed(stream_seed(config.seed, "shuffling"))
+    training = Training(model, optimizers, schedulers, shuffling, device)
+    rows = training.rows
 
     def call_back(moment: str) -> None:
         for callback in callbacks:
@@ -124,13 +127,6 @@ def _checked_sizes(model: nn.Module, train: Split, val: Split, config: Config) -
             f"{sizes_of} makes batches of one, from which batch normalisation cannot learn: take 2 or more"
         )
     return sizes
-
-
-def _beginning(model: nn.Module, config: Config, steps: int, device: torch.device) -> Training:
-    optimizers = build_optimizers(model, config)
-    schedulers = [LambdaLR(optimizer, lambda step: lr_factor(config.schedule, step, steps)) for optimizer in optimizers]
-    shuffling = torch.Generator().manual_seed(stream_seed(config.seed, "shuffling"))
-    return Training(model, optimizers, schedulers, shuffling, device)
 
 
 def _averages(

@@ -112,8 +112,7 @@ def _exit_with_parent(parent: int) -> None:
 
 
 def _variables() -> dict[str, str]:
-    """Return what a worker, started elsewhere or for an earlier sweep perhaps, has to know: where the store is, the
-    scale, and where images are if the driver was told."""
+    """Return what a worker, started elsewhere or for an earlier sweep, has to know: store, scale and images."""
     folder = os.environ.get("LABUTILS_DATA")
     data = str(environment_path(folder)) if folder else ""
     return {"LABUTILS_OUTPUTS": str(outputs_dir()), "LABUTILS_SCALE": scale().name, "LABUTILS_DATA": data}

@@ -164,7 +164,7 @@ def test_a_store_that_cannot_be_written_is_read_and_named_before_a_training(lock
     assert list(stored_runs()["run"]) == [stored.path.name]
     with pytest.raises(PermissionError, match="unfinished"):
         run(replace(TINY, seed=2), progress=False)
-    with pytest.raises(PermissionError, match="not the file that was stored.*cannot be set aside"):
+    with pytest.raises(PermissionError, match=r"not the file that was stored.*cannot be set aside"):
         run(replace(TINY, seed=1, epochs=1), progress=False)
 
 

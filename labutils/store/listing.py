@@ -23,15 +23,12 @@ HEADLINES = ("test_accuracy", "test_neg_elbo", "test_mse")  # a run's result is 
 
 def survey(*, verify: bool = False) -> pd.DataFrame:
     """Return a row for everything in the run store: name, state, bytes, days since it was written, note; of runs also
-    the result (its most telling metric) and the fields of the config.
+    the result (its most telling metric) and the fields of the config. `verify` reads every byte, the weights too.
 
     state is one of: ok; other code (made by labutils or torch of another day); damaged; unreadable (now; that says
     nothing about it); set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`, or another
     day's run whose encoder a classifier of today started from); unfinished (a checkpoint, or a run being written);
     abandoned (the same, untouched for a week).
-
-    Args:
-        verify: read every byte, the weights too.
     """
     runs = runs_dir()
     states = {path: _state(path, verify) for path in (*run_folders(), *sorted(runs.glob("encoders/*.safetensors")))}
