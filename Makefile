@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# one more than cores: many unit tests wait for processes of their own
+WORKERS = $(shell $(BIN)/python -c 'import os; print(1 + os.cpu_count())')
 
 .PHONY: run test same soak lint lab publish lock
 
@@ -11,7 +13,7 @@ run: $(READY)            ## run the whole series headless; ends with a table and
 # One thread a process: two of them beside a busy neighbour are slower than one. Notebooks are neighbours: each does its
 # sweeps itself (LOKY_MAX_CPU_COUNT), which saves it two processes that would import torch. The longest begins first.
 test: lint               ## everything that is checked; the notebooks at smoke scale, in an empty outputs folder
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	    OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 NUMBA_OPT=0 LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs \

@@ -122,10 +122,8 @@ def _checked_sizes(model: nn.Module, train: Split, val: Split, config: Config) -
             check_images(split.images)
     sizes = batch_sizes(len(train), config.batch_size)
     if min(sizes) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
-        sizes_of = f"batch_size={config.batch_size} on {len(train)} images"
-        raise ValueError(
-            f"{sizes_of} makes batches of one, from which batch normalisation cannot learn: take 2 or more"
-        )
+        given = f"batch_size={config.batch_size} on {len(train)} images"
+        raise ValueError(f"{given} makes batches of one image: batch normalisation needs 2 or more")
     return sizes
 
 

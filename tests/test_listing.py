@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,27 @@ from labutils.store.listing import ABANDONED, select, survey, tidy
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """The outputs folder that `store` copies."""
+    outputs = tmp_path_factory.mktemp("filled")
+    store = outputs / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABUTILS_OUTPUTS", str(outputs))
+        fill(store)
+    return outputs
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(filled, tmp_path, monkeypatch):
     """A good run, one of other code, a damaged one, one set aside, a kept encoder, a checkpoint, and scratch."""
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    store = tmp_path / "runs"
-    with monkeypatch.context() as patch:
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs"
+
+
+def fill(store):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("labutils.store.key.torch_version", lambda: "another")
         patch.setattr("labutils.store.folder.torch_version", lambda: "another")
         run(replace(TINY, latent_dim=2), progress=False)
@@ -34,7 +50,6 @@ def store(tmp_path, monkeypatch):
     for name, age in (("0123456789abcdef.safetensors", 0), ("fedcba9876543210.safetensors", ABANDONED + 60)):
         (store / "unfinished" / name).write_text("state")
         os.utime(store / "unfinished" / name, (time.time() - age,) * 2)
-    return store
 
 
 def states(**options):
