@@ -1,7 +1,7 @@
 """Where a sweep's runs are made: in any `concurrent.futures.Executor`, by default in one process a core.
 
-A task is a config and the key of its run. Its worker writes the run to the store and returns the row of the table. A
-worker that dies costs nothing but time: its task is begun again, from the last checkpoint.
+A task is a config and the key of its run. Its worker writes the run to the store and returns the table's row. A dead
+worker's task is begun again from the last checkpoint.
 """
 
 import os

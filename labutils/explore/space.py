@@ -102,7 +102,8 @@ class Space:
         """Return the indices and squared errors per pixel, (M,k) each, of the k training images (or all, if
         fewer) nearest to each of `images` (M,1,28,28)."""
         x = to_float(images).flatten(1)
-        nearest = torch.cdist(x, self._pixels).topk(min(k, len(self._pixels)), largest=False)
+        distances = torch.cdist(x, self._pixels, compute_mode="use_mm_for_euclid_dist")
+        nearest = distances.topk(min(k, len(self._pixels)), largest=False)
         return nearest.indices, nearest.values.square() / x.shape[1]
 
     @cached_property
@@ -120,15 +121,18 @@ class Space:
     def code_rank(self, z: torch.Tensor) -> float:
         """Return the share in [0,1] of training codes nearer to their mean than z (latent_dim,), by the Mahalanobis
         distance over the units that vary: the decoder ignores the others."""
+        awake, mean, root, distances = self._spread
+        distance = torch.linalg.solve_triangular(root, (z[awake].double() - mean)[:, None], upper=False).norm()
+        return float((distances < distance).float().mean())
+
+    @cached_property
+    def _spread(self) -> tuple[torch.Tensor, ...]:
         variance = self.z.var(0)
         awake = variance > 0.01 * variance.max()
         codes, mean = self.z[:, awake].double(), self.z[:, awake].double().mean(0)
         covariance = torch.atleast_2d(codes.T.cov())
-        ridge = 1e-4 * covariance.diagonal().mean() * torch.eye(len(mean))
-        centred = torch.cat([z[None, awake], codes]) - mean
-        root = torch.linalg.cholesky(covariance + ridge)
-        distances = torch.linalg.solve_triangular(root, centred.T, upper=False).norm(dim=0)
-        return float((distances[1:] < distances[0]).float().mean())
+        root = torch.linalg.cholesky(covariance + 1e-4 * covariance.diagonal().mean() * torch.eye(len(mean)))
+        return awake, mean, root, torch.linalg.solve_triangular(root, (codes - mean).T, upper=False).norm(dim=0)
 
     def statistics(self) -> dict[str, float]:
         """Return units, active_units (variance above 0.01; Burda et al. 2016, section 5.2), and of the active ones the

@@ -1,7 +1,6 @@
 """Weights as safetensors files that say what they are and carry a checksum; the weights that come with the repository.
 
-Nothing is unpickled. Random damages load silently wrong in 96 % of cases where safetensors' own checks are all there is
-(measured), hence the sum.
+Nothing is unpickled. By safetensors' own checks alone 96 % of random damages load silently wrong: hence the sum.
 """
 
 import json
