@@ -32,9 +32,8 @@ class Task(NamedTuple):
 def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: bool) -> Generator[Row]:
     """Yield the rows of the tasks as they come. A run that fails becomes a row with an error, and the others go on.
 
-    Args:
-        executor: any; when it breaks, processes of this machine do the rest.
-        own_processes: without an executor, take one process a core; else one run follows the other.
+    When the executor breaks, processes of this machine do the rest. Without one, `own_processes` takes a process a
+    core; else one run follows the other.
     """
     if executor is None and not own_processes:
         for task in tasks:
@@ -52,17 +51,20 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
         unfinished = yield from _run_on_pool(queue)
         # these lost a process, and nobody says under which task: it was one of the first, each of which runs alone now
         for task in unfinished[: cpu_count()]:
-            if (yield from _run_on_pool([task])) and (yield from _run_on_pool([task])):
+            for _ in range(2):
+                if not (yield from _run_on_pool([task])):
+                    break
+            else:
                 yield failed_row(*task, RunError("every process that began this run died"))
         queue = unfinished[cpu_count() :]
 
 
 def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
     """Yield rows as they come from an executor; return the tasks that it left unfinished when it broke, in order."""
-    unfinished, futures = dict.fromkeys(tasks), {}
+    unfinished, futures, driver, variables = dict.fromkeys(tasks), {}, _this_process(), _variables()
     try:
         for task in tasks:
-            futures[executor.submit(_run_row_in_worker, _this_process(), _variables(), task)] = task
+            futures[executor.submit(_run_row_in_worker, driver, variables, task)] = task
         for future in as_completed(futures):
             task = futures[future]
             try:
@@ -82,8 +84,7 @@ def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None,
 
 
 def _run_on_pool(tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
-    """Run the tasks as `_run_on` does, in processes of this machine, one a core. They stay for the next sweep (five
-    idle minutes at most): a worker takes four seconds to start."""
+    """`_run_on` in processes of this machine. They stay five idle minutes: a worker takes four seconds to start."""
     # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
     pool = get_reusable_executor(
         min(cpu_count(), len(tasks)),  # of the cores that a container may use

@@ -49,7 +49,7 @@ def test_other_models_train_and_draw_as_well(model, tmp_path, capsys):
 @pytest.mark.parametrize(("pca", "said"), [(0.04, "2.0 times below PCA's 0.04"), (0.01, "2.0 times above"), (0.0, "")])
 def test_an_error_is_said_beside_pca_where_that_says_something(pca, said, monkeypatch):
     monkeypatch.setattr("labutils.cli.commands.references", lambda *_: {"pca_mse": pca})
-    sentence = in_words(SimpleNamespace(config=Config(dataset="mnist5k"), metrics={"test_mse": 0.02}))
+    sentence = in_words(SimpleNamespace(config=Config(dataset="mnist5k"), metrics={"test_mse": 0.02}), data=None)
     assert sentence.startswith("mnist5k: test MSE 0.0200")
     assert said in sentence
     assert ("PCA" in sentence) == bool(said)

@@ -11,7 +11,7 @@ from labutils.callbacks import tensorboard_log
 from labutils.cli.main import BASES, FINETUNE, HEAD
 from labutils.codes import reconstruct
 from labutils.config import Config
-from labutils.data import load_dataset, subset
+from labutils.data import Dataset, load_dataset, subset
 from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
 from labutils.kinds import KINDS
@@ -43,11 +43,12 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     if weights:
         shutil.copyfile(r.path / "model.safetensors", weights)
         print(f"{'checkpoint':<18} {weights}")
+    data = load_dataset(r.config.dataset)
     if plots:
-        for name, figure in _figures(r).items():
+        for name, figure in _figures(r, data).items():
             figure.savefig(plots / f"{name}.png", dpi=120)
             print(f"{'plot':<18} {plots / name}.png")
-    print(in_words(r))
+    print(in_words(r, data))
 
 
 def classify_command(options: argparse.Namespace) -> None:
@@ -64,13 +65,13 @@ def classify_command(options: argparse.Namespace) -> None:
     train_command(options, **changes)
 
 
-def in_words(r: Run) -> str:
+def in_words(r: Run, data: Dataset) -> str:
     """Return a sentence about a run's metrics."""
     m, config = r.metrics, r.config
     if KINDS[config.model].labelled:
         result = f"{m['test_accuracy']:.2%} of the test images are recognised, {m['val_accuracy']:.2%} in validation"
     else:
-        pca = references(load_dataset(config.dataset), config.latent_dim, config.n_train)["pca_mse"]
+        pca = references(data, config.latent_dim, config.n_train)["pca_mse"]
         result, lead = f"test MSE {m['test_mse']:.4f}", pca / m["test_mse"]
         if lead > 0.01:  # with as many components as pixels PCA's error is 0
             beside = f"{lead:.1f} times below" if lead > 1 else f"{1 / lead:.1f} times above"
@@ -79,10 +80,9 @@ def in_words(r: Run) -> str:
     return f"{config.dataset}: {result}. One run: another seed gives another number."
 
 
-def _figures(r: Run) -> dict[str, Figure]:
+def _figures(r: Run, data: Dataset) -> dict[str, Figure]:
     """Return the training curves, and a classifier's confusions or another model's reconstructions of test images."""
-    model, data = r.config.model, load_dataset(r.config.dataset)
-    metric, floors = "loss", {}
+    model, metric, floors = r.config.model, "loss", {}
     if "val_mse" in r.history:
         metric, errors = "mse", references(data, r.config.latent_dim, r.config.n_train)
         floors = {"mean image": errors["mean_image_mse"], f"PCA-{r.config.latent_dim}": errors["pca_mse"]}
@@ -138,9 +138,8 @@ def runs_command(options: argparse.Namespace) -> int:
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
         differing = [f.name for f in fields(Config) if table[f.name].dropna().map(str).nunique() > 1]
-        shown = table[
-            list(dict.fromkeys([*SHOWN, *differing, "note"]))
-        ].convert_dtypes()  # integers beside missing values
+        columns = dict.fromkeys([*SHOWN, *differing, "note"])
+        shown = table[[*columns]].convert_dtypes()  # integer columns stay integer beside missing values
         shown["note"] = shown["note"].str[:150]
         print(shown.astype(object).fillna("").to_string(index=False, formatters=formats))
     if options.yes:
