@@ -14,6 +14,7 @@ from labutils.kinds import KINDS, has_field
 IMAGE_SIZE = 28
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "elu", "tanh")
 SCHEDULES = ("one_cycle", "constant")
+INITIALISATIONS = ("auto", "he", "torch")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -41,7 +42,9 @@ class Config:
 
     # images and kind of model
     dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
-    model: str = option("cae", "convolutional autoencoder (cae), variational ones, or a classifier", choices=KINDS)
+    model: str = option(
+        "cae", "autoencoder: convolutional (cae) or linear; variational ones; or a classifier", choices=KINDS
+    )
     # network
     filters: tuple[int, ...] = option((32, 32, 64), "width of each convolution, first to last", low=1, high=4096)
     depth: int = option(3, "how many of the convolutions halve the resolution; the others keep it", low=1, high=4)
@@ -51,6 +54,8 @@ class Config:
     batch_norm: bool = option(False, "batch normalisation after every convolution but the last")
     activation: str = option("relu", "non-linearity after every convolution but the last", choices=ACTIVATIONS)
     negative_slope: float = option(0.1, "slope of leaky_relu below zero", low=0, high=1)
+    initialisation: str = option("auto", "first weights: he (scaled for ReLU), torch (its default); auto: torch with "
+                                 "batch norm, he without", choices=INITIALISATIONS, neutral="auto")  # fmt: skip
     # a classifier's
     head: int = option(0, "units of a hidden layer between a classifier's code and output; 0: none", low=0, high=65_536)
     dropout: float = option(0.0, "share of the units below a classifier's output that it does not see", low=0, high=0.9)

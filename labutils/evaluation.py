@@ -1,6 +1,7 @@
 """Reference errors, and measures of codes and of generated images (those of every run: metrics.py)."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,43 +13,55 @@ from labutils.device import cpu_threads, eval_mode, private_noise
 from labutils.objectives import kl_to_standard_normal
 
 
-def pca_errors(train: Split, test: Split) -> np.ndarray:
-    """Return (785,) test MSE per pixel of PCA with k = 0 … 784 components, the best linear code of each size, fitted to
-    the training images; entry 0 is that of the mean image."""
-    from sklearn.decomposition import PCA  # only here: importing labutils stays quick
+class PCA(NamedTuple):
+    """Principal components of images: their mean (784,) and the directions (k,784), the most variance first."""
+
+    mean: torch.Tensor
+    components: torch.Tensor
+
+    def reconstruct(self, images: torch.Tensor, k: int) -> torch.Tensor:
+        """Images (N,1,28,28) → their reconstructions from k components, what lies outside [0,1] cut off."""
+        components = self.components[:k]
+        centred = to_float(images).flatten(1) - self.mean
+        return (self.mean + centred @ components.T @ components).clamp(0, 1).view(images.shape)
+
+
+def fit_pca(images: torch.Tensor) -> PCA:
+    """Return the principal components of images (N,1,28,28); N images span N − 1 directions around their mean."""
+    from sklearn import decomposition  # only here: importing labutils stays quick
 
     with np.errstate(invalid="ignore"):  # equal images have no variance to take shares of
-        pca = PCA(svd_solver="covariance_eigh").fit(to_float(train.images).flatten(1).numpy())
-    centred = to_float(test.images).flatten(1).numpy() - pca.mean_
-    components = pca.components_[: len(train) - 1]  # n images span n - 1 directions around their mean
-    energy = np.square(centred @ components.T).mean(0, dtype=np.float64)
-    # components are orthonormal: each takes its energy out of the error, so one fit answers for every size
-    residual = np.square(centred).mean(0, dtype=np.float64).sum() - np.concatenate([[0.0], np.cumsum(energy)])
-    errors = np.maximum(residual, 0) / centred.shape[1]
-    return np.pad(errors, (0, centred.shape[1] + 1 - len(errors)), mode="edge")
+        fit = decomposition.PCA(svd_solver="covariance_eigh").fit(to_float(images).flatten(1).numpy())
+    mean, components = (torch.as_tensor(a, dtype=torch.float32) for a in (fit.mean_, fit.components_))
+    return PCA(mean, components[: len(images) - 1])
 
 
-_floors: dict[tuple[str, int], np.ndarray] = {}  # by checksum of the data set and number of training images
+_pca: dict[tuple[str, int], PCA] = {}  # by checksum of the data set and number of training images
+_errors: dict[tuple[str, int, int], float] = {}
 
 
-def floors(data: Dataset, n_train: int | None = None) -> np.ndarray:
-    """Return `pca_errors` (785,) of a data set, computed once a process."""
+def pca_of(data: Dataset, n_train: int | None = None) -> PCA:
+    """Return the principal components of the training images, or of so many of them; computed once a process."""
     key = (data.checksum, n_train or len(data.train))
-    if key not in _floors:
+    if key not in _pca:
         with cpu_threads(1):  # the same bits in every process
-            _floors[key] = pca_errors(subset(data.train, n_train), data.test)
-    return _floors[key]
+            _pca[key] = fit_pca(subset(data.train, n_train).images)
+    return _pca[key]
+
+
+def pca_error(data: Dataset, k: int, n_train: int | None = None) -> float:
+    """Return the test MSE per pixel of PCA with k components, see `PCA.reconstruct`; k = 0 is the mean image."""
+    key = (data.checksum, n_train or len(data.train), k)
+    if key not in _errors:
+        with cpu_threads(1):
+            x_hat = pca_of(data, n_train).reconstruct(data.test.images, k)
+            _errors[key] = float(F.mse_loss(x_hat, to_float(data.test.images)))
+    return _errors[key]
 
 
 def references(data: Dataset, latent_dim: int, n_train: int | None = None) -> dict[str, float]:
     """Return reference test errors per pixel: pca_mse, of PCA with `latent_dim` components, and mean_image_mse."""
-    errors = floors(data, n_train)
-    return {"pca_mse": float(errors[min(latent_dim, len(errors) - 1)]), "mean_image_mse": float(errors[0])}
-
-
-def forget_floors() -> None:
-    """Clear the cache of `floors`."""
-    _floors.clear()
+    return {"pca_mse": pca_error(data, latent_dim, n_train), "mean_image_mse": pca_error(data, 0, n_train)}
 
 
 def probe(z: torch.Tensor, y: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor) -> float:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-CONVOLUTIONS = ("filters", "depth", "residual")
+NONLINEAR = ("batch_norm", "activation", "negative_slope")
+CONVOLUTIONS = ("filters", "depth", "residual", *NONLINEAR)
 ELBO = ("beta", "beta_warmup", "free_bits", "binarise")
 
 
@@ -39,12 +40,18 @@ def _vae(network: str, *fields: str) -> Kind:
 
 KINDS = {
     "cae": Kind(
-        network="labutils.models:ConvAutoencoder",
+        network="labutils.models:conv_autoencoder",
         objective="labutils.objectives:reconstruction_objective",
         measures="labutils.metrics:autoencoder_measures",
         fields=(*CONVOLUTIONS, "loss"),
     ),
-    "mlp_vae": _vae("labutils.models:mlp_vae", "hidden"),
+    "linear": Kind(
+        network="labutils.models:linear_autoencoder",
+        objective="labutils.objectives:reconstruction_objective",
+        measures="labutils.metrics:autoencoder_measures",
+        fields=("loss",),
+    ),
+    "mlp_vae": _vae("labutils.models:mlp_vae", "hidden", *NONLINEAR),
     "conv_vae": _vae("labutils.models:conv_vae", *CONVOLUTIONS),
     "conditional_vae": _vae("labutils.models:conditional_vae", *CONVOLUTIONS),
     "classifier": Kind(

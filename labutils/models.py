@@ -30,6 +30,11 @@ def activation(config: Config) -> nn.Module:
     return ACTIVATIONS[config.activation]()
 
 
+def _scale_weights(model: nn.Module, config: Config) -> None:
+    if config.initialisation == "he" or (config.initialisation == "auto" and not config.batch_norm):
+        model.apply(_keep_variance)
+
+
 def _keep_variance(layer: nn.Module) -> None:
     """Set weights that carry the signal's variance through ReLU layers (He et al. 2015, eq. 10), and zero biases.
 
@@ -120,8 +125,7 @@ def _dense(config: Config, inputs: int) -> list[nn.Module]:
 
 
 def _initialise(model: nn.Module, config: Config) -> None:
-    if not config.batch_norm:
-        model.apply(_keep_variance)
+    _scale_weights(model, config)
     nn.init.constant_(_last_layer(model).bias, DARK)  # type: ignore[arg-type]
 
 
@@ -129,20 +133,14 @@ def _last_layer(model: nn.Module) -> nn.Linear | nn.ConvTranspose2d:
     return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.ConvTranspose2d))][-1]
 
 
-class ConvAutoencoder(nn.Module):
-    """Strided convolutions down to a code, transposed convolutions back up.
+class Autoencoder(nn.Module):
+    """An encoder (B,1,28,28) → (B,latent_dim), and a decoder (B,latent_dim) → logits (B,1,28,28)."""
 
-    With BASELINE's filters (32, 32, 64), depth 3 and latent 32:
-
-        encode  (B,1,28,28) → (B,32,14,14) → (B,32,7,7) → (B,64,4,4) → (B,1024) → (B,32)
-        decode  (B,32) → (B,1024) → (B,64,4,4) → (B,32,7,7) → (B,32,14,14) → (B,1,28,28)
-    """
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
-        self.encoder = conv_encoder(config, config.latent_dim)
-        self.decoder = conv_decoder(config, config.latent_dim)
+        self.encoder = encoder
+        self.decoder = decoder
         _initialise(self, config)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,6 +160,24 @@ class ConvAutoencoder(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """x → x_hat, both (B,1,28,28)."""
         return self.decode(self.encode(x))
+
+
+def conv_autoencoder(config: Config) -> Autoencoder:
+    """Strided convolutions down to a code, transposed convolutions back up.
+
+    With BASELINE's filters (32, 32, 64), depth 3 and latent 32:
+
+        encode  (B,1,28,28) → (B,32,14,14) → (B,32,7,7) → (B,64,4,4) → (B,1024) → (B,32)
+        decode  (B,32) → (B,1024) → (B,64,4,4) → (B,32,7,7) → (B,32,14,14) → (B,1,28,28)
+    """
+    return Autoencoder(config, conv_encoder(config, config.latent_dim), conv_decoder(config, config.latent_dim))
+
+
+def linear_autoencoder(config: Config) -> Autoencoder:
+    """One matrix each way, and the sigmoid: 784 → latent_dim → 784."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(IMAGE_SIZE**2, config.latent_dim))
+    to_image = nn.Unflatten(1, (1, IMAGE_SIZE, IMAGE_SIZE))
+    return Autoencoder(config, encoder, nn.Sequential(nn.Linear(config.latent_dim, IMAGE_SIZE**2), to_image))
 
 
 class VAE(nn.Module):
@@ -242,7 +258,7 @@ def mlp_vae(config: Config) -> VAE:
 
 
 def conv_vae(config: Config) -> VAE:
-    """A VAE with the layers of ConvAutoencoder."""
+    """A VAE with the layers of a conv_autoencoder."""
     return VAE(config, conv_encoder(config, 2 * config.latent_dim), conv_decoder(config, config.latent_dim))
 
 
@@ -287,8 +303,7 @@ class Classifier(nn.Module):
         if config.head:
             hidden, width = [nn.BatchNorm1d(width, affine=False), nn.Linear(width, config.head)], config.head
         self.head = nn.Sequential(*hidden, activation(config), nn.Dropout(config.dropout), nn.Linear(width, CLASSES))
-        if not config.batch_norm:
-            self.apply(_keep_variance)
+        _scale_weights(self, config)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """x (B,1,28,28) in [0,1] → the features z (B,latent_dim) before the head."""

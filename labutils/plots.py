@@ -187,42 +187,6 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
     return fig
 
 
-def plot_effects(table: pd.DataFrame, ylabel: str = "test mse per pixel", floors: Floors = NO_FLOORS) -> Figure:
-    """Draw a table of `stats.effects`: on the left each value's mean with its interval, and the floors; on the right
-    the difference to the baseline, paired by seed, in percent of the baseline's mean."""
-    fig, axes = figure(9, 0.9 + 0.42 * max(5, len(table)), 1, 2)
-    left, right = axes[0]
-    at, is_baseline = np.arange(len(table)), (table["verdict"] == "baseline").to_numpy()
-    for colour, rows in ((GREY, is_baseline), (BLUE, ~is_baseline)):
-        left.errorbar(at[rows], table["mean"][rows], _bars(table[rows]), fmt="o", ms=5, capsize=4, color=colour)
-    _draw_floors(left, floors)
-    left.set(xlim=(-0.5, len(table) - 0.5))
-    left.set_xticks(at, map(str, table.index), fontsize=8, rotation=90 if len(table) > 6 else 0)
-    _finish(left, str(table.index.name or ""), ylabel, log="y" if floors else "", legend=False)
-    _draw_differences(right, table)
-    for i, verdict in enumerate(table["verdict"]):
-        right.annotate(verdict, (1.02, i), xycoords=right.get_yaxis_transform(), va="center", fontsize=8)
-    return fig
-
-
-def plot_comparisons(tables: Tables) -> Figure:
-    """Draw tables of `stats.compare` with the same rows: percent with its interval, a colour for each table."""
-    fig, ax = _chart(8, 1 + 0.45 * len(next(iter(tables.values()))))
-    for i, (name, table) in enumerate(tables.items()):
-        _draw_differences(ax, table, 0.24 * (i - (len(tables) - 1) / 2), name)
-    ax.legend(frameon=False, fontsize=8)
-    return fig
-
-
-def _draw_differences(ax: Axes, table: pd.DataFrame, shift: float = 0, label: str = "") -> None:
-    """Draw the column percent with its interval, moved down by `shift` rows."""
-    at, bars = np.arange(len(table)), _bars(table, "percent", "percent_")
-    ax.errorbar(table["percent"], at + shift, xerr=bars, fmt="o", ms=5, capsize=4, label=label)
-    ax.axvline(0, color=GREY, linewidth=1)
-    ax.set(xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
-    ax.set_yticks(at, map(str, table.index), fontsize=8)
-
-
 COST_LABELS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an image, millions", 1e6),
                "code_bytes": ("bytes of code", 1), "train_us": ("µs an image in training, one thread", 1)}  # fmt: skip
 
@@ -266,18 +230,6 @@ def _label_points(fig: Figure, ax: Axes, points: pd.DataFrame) -> None:
             right, up = label.xyann
             label.xyann = (right, up - 1)
         taken.append(label.get_window_extent())
-
-
-def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
-    """Draw the mean error per pixel ± its standard error for each class and model, of errors (N,) and labels (N,)."""
-    fig, ax = _chart(7, 3.2)
-    # categories: a class without images keeps its place
-    classes = pd.CategoricalIndex(np.asarray(names)[labels], categories=[*names])
-    by_class = pd.DataFrame(dict(errors)).groupby(classes, observed=False)
-    by_class.mean().plot.bar(ax=ax, yerr=by_class.sem(), width=0.8, rot=0, error_kw={"lw": 1}, color=[*DIGIT_COLOURS])
-    _finish(ax, "class", "test mse per pixel", legend=False)
-    ax.legend(frameon=False, fontsize=8, ncols=len(errors))
-    return fig
 
 
 def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Figure:

@@ -1,4 +1,4 @@
-"""Tables of runs: `sweep` makes one of any configs, `ablate` varies one field over several seeds."""
+"""Tables of runs: `sweep` makes one of any configs, `ablate` varies one field, `tuned_sweep` is fair to each arm."""
 
 import ast
 import math
@@ -17,10 +17,13 @@ from labutils.config import BASELINE, Config
 from labutils.data import load_dataset
 from labutils.evaluation import references
 from labutils.paths import runs_dir, scale
+from labutils.stats import log_error
 from labutils.store.key import resolved, run_key
 from labutils.store.listing import tidy
 from labutils.workers import Task, rows
 
+# the validation error of each kind of model: the first that a table has
+VALIDATION = ("val_neg_elbo", "val_accuracy", "val_mse")
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 
 
@@ -68,15 +71,26 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
 
 
 def ablate(
-    factor: str, values: Sequence[Any], base: Config = BASELINE, seeds: int = 5, executor: Executor | None = None
+    factor: str,
+    values: Sequence[Any],
+    base: Config = BASELINE,
+    seeds: int = 5,
+    executor: Executor | None = None,
+    *,
+    tune: Sequence[float] = (),
+    budgets: Mapping[int, int] | None = None,
 ) -> pd.DataFrame:
     """Vary one field of `base` over `values`, each with the seeds 0 … seeds-1: a row a run (see `sweep`).
+
+    Args:
+        tune: learning rates; each value then trains at its own best (see `tuned_sweep`, whose columns come with it).
+        budgets: for `tune`, number of epochs → number of seeds; None is the base's epochs with `seeds`.
 
     At smoke scale only two values (the base's among them) and two seeds run. A factor that is no field of Config, or a
     value outside its range, is a ValueError before any run.
     """
-    if factor not in Config.__dataclass_fields__ or factor == "seed":
-        raise ValueError(f"factor={factor!r} must be a field of Config other than seed")
+    if factor not in Config.__dataclass_fields__ or factor in ("seed", *(["lr", "epochs"] if tune else [])):
+        raise ValueError(f"factor={factor!r} must be a field of Config that the ablation itself does not set")
     values = list(values)
     if not values or seeds < 1:
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
@@ -84,9 +98,77 @@ def ablate(
     if limits.values and len(values) > limits.values:
         first = getattr(base, factor) if getattr(base, factor) in values else values[0]
         values = [first, next(value for value in reversed(values) if value != first)]
+    variants = {str(value): replace(base, **{factor: value}) for value in values}
+    if tune:
+        return tuned_sweep(variants, tune, budgets or {base.epochs: seeds}, executor)
     seeds = min(seeds, limits.seeds or seeds)
-    variants: list[dict[str, Any]] = [{factor: value, "seed": seed} for value in values for seed in range(seeds)]
-    return sweep([replace(base, **variant) for variant in variants], executor)
+    return sweep([replace(variant, seed=seed) for variant in variants.values() for seed in range(seeds)], executor)
+
+
+def tuned_sweep(
+    arms: Mapping[str, Config], lrs: Sequence[float], budgets: Mapping[int, int], executor: Executor | None = None
+) -> pd.DataFrame:
+    """Run every arm at its own best learning rate, for each number of epochs: a row a run, also of those not best.
+
+    With the fewest epochs every arm trains with every rate, half of the seeds each; the rate with the least validation
+    error is its best, and while that is the smallest or largest tried, half or twice of it is tried as well. With more
+    epochs an arm tries the best rate of the budget before and half of it, and goes on halving while that helps; not
+    more, since longer trainings want smaller steps. At smoke scale two arms and two rates run.
+
+    Args:
+        arms: name → config; the first is what `stats.verdicts` compares with.
+        lrs: learning rates, about a factor of two apart.
+        budgets: number of epochs → number of seeds that train at the best rate.
+
+    Returns:
+        The table of `sweep` with two more columns: arm, its name, and best, whether a run has its arm's best rate.
+
+    An arm of which every run fails is a ValueError.
+    """
+    limits, tables = scale(), []
+    arms = dict(list(arms.items())[: limits.values])
+    rates = {name: list(lrs)[: limits.values] for name in arms}
+
+    def table(rates: Mapping[str, Sequence[float]], epochs: int, seeds: int) -> pd.DataFrame:
+        keys = [(name, lr, seed) for name in rates for lr in rates[name] for seed in range(seeds)]
+        df = sweep([replace(arms[name], lr=lr, seed=seed, epochs=epochs) for name, lr, seed in keys], executor)
+        return df.assign(arm=[name for name, *_ in keys])
+
+    for i, (epochs, seeds) in enumerate(sorted(budgets.items())):
+        epochs = i + 1 if limits.epochs else epochs  # at smoke scale, too, budgets differ
+        seeds = min(seeds, limits.seeds or seeds)
+        tuning_seeds = 1 if i else max(1, seeds // 2)
+        df = table(rates, epochs, tuning_seeds)
+        while not limits.values and (untried := _beyond_the_edge(best_rates(df), rates, upwards=not i)):
+            df = pd.concat([df, table({name: [lr] for name, lr in untried.items()}, epochs, tuning_seeds)])
+            rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
+        best = best_rates(df)
+        df = pd.concat([df, table({name: [lr] for name, lr in best.items()}, epochs, seeds)])
+        df = df.drop_duplicates(["arm", "run"]).sort_values("arm", key=lambda names: names.map([*arms].index))
+        tables.append(df.assign(best=df["lr"] == df["arm"].map(best)))
+        rates = {name: [lr, lr / 2] for name, lr in best.items()}
+    return pd.concat(tables, ignore_index=True)
+
+
+def _beyond_the_edge(
+    best: Mapping[str, float], tried: Mapping[str, Sequence[float]], *, upwards: bool
+) -> dict[str, float]:
+    """For each arm whose best rate is the smallest tried, half of it; `upwards`, where it is the largest, twice."""
+    smaller = {name: lr / 2 for name, lr in best.items() if lr == min(tried[name])}
+    return smaller | {name: 2 * lr for name, lr in best.items() if upwards and lr == max(tried[name])}
+
+
+def best_rates(df: pd.DataFrame) -> dict[str, float]:
+    """Return each arm's learning rate with the least validation error (geometric mean over seeds; a run that failed
+    counts as infinitely wrong), of a table with the column arm and one number of epochs."""
+    best = {}
+    for arm, runs in df.groupby("arm", sort=False):
+        measured = [name for name in VALIDATION if name in runs and runs[name].notna().any()]
+        if not measured:
+            raise ValueError(f"no run of {arm!r} ended well: {runs['error'].iloc[0]}")
+        errors = log_error(runs[measured[0]]).fillna(math.inf)
+        best[str(arm)] = float(errors.groupby(runs["lr"]).mean().idxmin())
+    return best
 
 
 def config_of(row: Mapping[str, Any]) -> Config:

@@ -27,7 +27,7 @@ TURNED: dict[str, list[Any]] = {
     "shift": [2], "flip": [True], "label_smoothing": [0.1], "encoder": ["cae", "conv_vae"], "encoder_lr": [0.5, 0.0],
     "loss": ["bce"], "beta": [3.0], "beta_warmup": [0.5], "free_bits": [0.3], "binarise": [True], "epochs": [4],
     "batch_size": [43], "lr": [0.03], "schedule": ["constant"], "optimizer": ["sgd", "adam", "muon"], "beta2": [0.9],
-    "weight_decay": [0.1], "n_train": [70], "seed": [3], "threads": [2],
+    "weight_decay": [0.1], "n_train": [70], "seed": [3], "threads": [2], "initialisation": ["torch"],
 }  # fmt: skip
 # what a machine decides, and what names the run
 UNPROVED = {"seconds", "threads", "latency_ms", "batch_latency_ms", "images_per_second"}
@@ -39,17 +39,23 @@ def golden_configs() -> list[dict[str, Any]]:
     """The fields of every golden run; `encoder` names the kind whose first run gives it, `images` the data set."""
     from dataclasses import asdict, replace
 
-    from labutils.config import CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE
+    from labutils.config import CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, Config
     from labutils.kinds import KINDS, has_field
 
     real = {"cae": COMPACT, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE, "classifier": CLASSIFIER}
+    real["linear"] = Config(model="linear")
     real["conditional_vae"] = replace(CONV_VAE, model="conditional_vae")
     configs = []
     for kind in KINDS:
         small = {name: value for name, value in {"model": kind, **SMALL}.items() if has_field(kind, name)}
         turned = [{name: value} for name, values in TURNED.items() if has_field(kind, name) for value in values]
         turned += [{"encoder": "cae", "encoder_lr": lr} for lr in (0.0, 0.5)] if has_field(kind, "encoder") else []
-        turned += [{"negative_slope": 0.3, "activation": "leaky_relu"}, {"optimizer": "muon", "batch_norm": True}]
+        if has_field(kind, "batch_norm"):
+            turned += [
+                {"negative_slope": 0.3, "activation": "leaky_relu"},
+                {"optimizer": "muon", "batch_norm": True},
+                {"initialisation": "he", "batch_norm": True},
+            ]
         configs += [{**small, **variant, "images": "few"} for variant in [{}, *turned]]
         fields = {
             name: v
@@ -92,7 +98,7 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
         fields = {name: v for name, v in fields.items() if name in Config.__dataclass_fields__ or v != 1}
         try:
             config = Config(dataset="mnist5k", device="cpu", precision="float32", **fields)
-        except TypeError:  # a field that this labutils does not have yet
+        except (KeyError, TypeError, ValueError):  # a field or a kind that this labutils does not have yet
             digests.append(None)
             continue
         run = runs.run(config, progress=False)  # all the way: trained, measured, stored and read back
@@ -233,6 +239,9 @@ def prove(base: str) -> int:
         return 1
     equal = {}
     for kind in after["recipes"]:
+        if kind not in before["recipes"]:
+            print(f"{kind:<16} is new")
+            continue
         used = before["used"][kind], after["used"][kind]
         pairs = [({"model": kind, "read, used, resumed": True}, *({"digest": digest} for digest in used))]
         pairs += [(c, old, new) for c, old, new in zip(configs, before["digests"], after["digests"], strict=True)

@@ -25,7 +25,7 @@ from test_config import configs
 
 from labutils import BASELINE, Config, ablate, load_run, run, runs, stored_runs, summarize, sweep, sweeps
 from labutils.kinds import KINDS, has_field
-from labutils.models import ConvAutoencoder
+from labutils.models import conv_autoencoder
 from labutils.paths import ROOT
 from labutils.store import folder
 from labutils.store.folder import RunError
@@ -92,7 +92,7 @@ def test_a_stored_vae_generates_what_it_generated(store):
 
 
 def test_a_sixth_kind_of_model_costs_one_entry(store, monkeypatch):
-    kind = replace(KINDS["cae"], network=lambda config: ConvAutoencoder(replace(config, activation="tanh")))
+    kind = replace(KINDS["cae"], network=lambda config: conv_autoencoder(replace(config, activation="tanh")))
     monkeypatch.setitem(KINDS, "tanh_cae", kind)
     config = replace(TINY, model="tanh_cae", loss="bce")
     r = run(config, progress=False)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labutils.models import CLASSES, VAE, ConvAutoencoder, Residual, ToMaps
+from labutils.models import CLASSES, VAE, Autoencoder, Residual, ToMaps
 
 HERE = Path(__file__).parent
 # page and map share one JavaScript module: top-level names must differ
@@ -26,7 +26,7 @@ def packed(values: torch.Tensor | np.ndarray, dtype: str = "<f4") -> str:
 def decoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
     not the lab's, or a layer that decoder.js does not know, is a ValueError."""
-    if not isinstance(model, (ConvAutoencoder, VAE)):
+    if not isinstance(model, (Autoencoder, VAE)):
         raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does")
     labels = CLASSES if getattr(model, "conditional", False) else 0
     layers = [*_layers(model.decoder), {"kind": "sigmoid"}]  # type: ignore[arg-type]
