@@ -37,10 +37,14 @@ def class_names(dataset: str) -> tuple[str, ...]:
     return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, *, sharey: bool = False
+) -> tuple[Figure, np.ndarray]:
     """Return a closed figure, `width` × `height` inches, and its axes as an array (rows, columns)."""
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+        fig, axes = plt.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", sharey=sharey
+        )
     plt.close(fig)  # pyplot would show it a second time
     return fig, axes
 
@@ -184,6 +188,56 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
         ax.plot(group["intensity"], group["gflops"], "o", ms=5, label=name)
     _finish(ax, "operations on each byte moved", "GFLOP/s, one thread", log="xy")
     _label_points(fig, ax, passes.set_index("layer")[["intensity", "gflops"]].assign(colour="black"))
+    return fig
+
+
+def plot_rates(df: pd.DataFrame, metric: str = "val_mse", ylabel: str = "validation MSE per pixel") -> Figure:
+    """Draw a table of `tuned_sweep`: error against learning rate, a panel for each number of epochs, a curve for each
+    arm (geometric mean over seeds; small points are the runs), a ring around its best rate. A rate at which a run
+    failed is marked at the top."""
+    budgets = sorted(df["epochs"].unique())
+    fig, axes = figure(4.6 * len(budgets) + 0.8, 3.9, 1, len(budgets), sharey=True)
+    for ax, epochs in zip(axes[0], budgets, strict=True):
+        by_arm = df[df["epochs"] == epochs].groupby("arm", sort=False)
+        for (arm, runs), colour in zip(by_arm, DIGIT_COLOURS, strict=False):
+            good = runs.dropna(subset=metric)
+            curve = np.exp(np.log(good[metric]).groupby(good["lr"]).mean())
+            best = runs["lr"][runs["best"]].iloc[0]
+            ax.plot(curve.index, curve, "-", color=colour, linewidth=1.5, label=arm)
+            ax.plot(good["lr"], good[metric], "o", ms=2.5, color=colour, alpha=0.6)
+            ax.plot(best, curve[best], "o", ms=9, markerfacecolor="none", markeredgewidth=1.5, color=colour)
+            failed = runs["lr"][runs[metric].isna()].unique()
+            ax.plot(failed, np.ones(len(failed)), "x", color=colour, transform=ax.get_xaxis_transform(), clip_on=False)
+        ax.set_title(_epochs(epochs), fontsize=10)
+        _finish(ax, "learning rate", ylabel if ax is axes[0, 0] else "", log="xy", legend=False)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    return fig
+
+
+def _epochs(n: int) -> str:
+    return "1 epoch" if n == 1 else f"{n} epochs"
+
+
+def plot_verdicts(table: pd.DataFrame) -> Figure:
+    """Draw a table of `stats.verdicts`: each arm's error as a multiple of the baseline's, with its interval, a colour
+    for each number of epochs; the verdicts are written beside."""
+    others = table[table["verdict"] != "baseline"]
+    arms, budgets = list(dict.fromkeys(others.index.get_level_values("arm"))), list(others.index.unique("epochs"))
+    fig, ax = _chart(8, 1.1 + 0.26 * len(arms) * len(budgets))
+    for i, epochs in enumerate(budgets):
+        rows, colour = others.loc[epochs], (BLUE, ORANGE, GREY)[i]
+        at = np.array([arms.index(arm) for arm in rows.index]) + 0.3 * (i - (len(budgets) - 1) / 2)
+        bars = _bars(rows, "ratio", "ratio_")
+        ax.errorbar(rows["ratio"], at, xerr=bars, fmt="o", ms=5, capsize=3, color=colour, label=_epochs(epochs))
+        for y, verdict in zip(at, rows["verdict"], strict=True):
+            ax.annotate(verdict, (1.02, y), xycoords=ax.get_yaxis_transform(), va="center", fontsize=8, color=colour)
+    ax.axvline(1, color=GREY, linewidth=1)
+    ax.set(ylim=(len(arms) - 0.5, -0.5))
+    ax.set_yticks(range(len(arms)), map(str, arms), fontsize=9)
+    baseline = table.index[table["verdict"] == "baseline"][0][1]
+    xlabel = f"test error, as a multiple of that of “{baseline}” (each at its best learning rate)"
+    _finish(ax, xlabel, "", log="x", legend=False)
+    ax.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(budgets))
     return fig
 
 

@@ -121,6 +121,8 @@ def _dunnett_critical(*sizes: int) -> float:
     freedom = sum(sizes) - len(sizes)
     if freedom < 1 or len(sizes) < 2 or not sizes[0]:
         return np.nan
+    if len(sizes) == 2:  # one comparison: Student's t
+        return float(stats.t.ppf(0.975, freedom))
     samples = [np.random.default_rng(i).normal(size=n) for i, n in enumerate(sizes)]
     interval = stats.dunnett(*samples[1:], control=samples[0], rng=0).confidence_interval(0.95)
     variance = sum(((sample - sample.mean()) ** 2).sum() for sample in samples) / freedom

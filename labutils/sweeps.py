@@ -144,7 +144,8 @@ def tuned_sweep(
             rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
         best = best_rates(df)
         df = pd.concat([df, table({name: [lr] for name, lr in best.items()}, epochs, seeds)])
-        df = df.drop_duplicates(["arm", "run"]).sort_values("arm", key=lambda names: names.map([*arms].index))
+        df = df.drop_duplicates(["arm", "run"]).sort_values(["lr", "seed"])
+        df = df.sort_values("arm", key=lambda names: names.map([*arms].index), kind="stable")
         tables.append(df.assign(best=df["lr"] == df["arm"].map(best)))
         rates = {name: [lr, lr / 2] for name, lr in best.items()}
     return pd.concat(tables, ignore_index=True)

@@ -31,7 +31,7 @@ BAD = [
     ("lr", 0), ("lr", -1e-3), ("lr", np.nan), ("lr", np.inf), ("lr", "1e-3"), ("lr", True), ("lr", None),
     ("beta2", 1), ("beta2", -0.1), ("weight_decay", -1e-4), ("weight_decay", np.nan), ("n_train", 0),
     ("n_train", "all"), ("n_train", False), ("seed", -1), ("seed", 2**31 + 1), ("seed", None), ("seed", 0.5),
-    ("threads", 0), ("threads", 1.5),
+    ("threads", 0), ("threads", 1.5), ("initialisation", "xavier"),
 ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_a_field_that_a_model_does_not_have_is_refused(model):
     foreign = [name for name in OPTIONS if not has_field(model, name)]
     assert foreign
     for name in foreign:
-        other = {"filters": (8, 8, 8), "loss": "bce"}.get(name, 1 if name != "depth" else 2)
+        other = {"filters": (8, 8, 8), "loss": "bce", "activation": "silu"}.get(name, 1 if name != "depth" else 2)
         other = 0.5 if isinstance(OPTIONS[name].default, float) else "ab" * 8 if name == "encoder" else other
         with pytest.raises(ValueError, match=rf"^{name}=.* means nothing to model='{model}'"):
             Config(model=model, **{name: other})

@@ -29,6 +29,7 @@ from labutils.codes import (
 )
 from labutils.explore.gallery import epoch_gallery
 from labutils.models import build_model
+from labutils.stats import verdicts
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +154,11 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     x, labels = digits.test.images[:20], digits.test.labels[:20].numpy()
     history = pd.DataFrame({"epoch": [1, 2], "train_mse": [0.2, 0.1], "val_mse": [0.2, 0.15]})
     names = plots.class_names("mnist")
-    columns = ["mean", "low", "high", "percent", "percent_low", "percent_high"]
-    effects = pd.DataFrame([[2, 1, 3] + [np.nan] * 3, [3, 2, 4, 50, 40, 60]], [False, True], columns)
-    effects["verdict"] = ["baseline", "worse"]
+    costs = pd.DataFrame({"mean": [2, 3], "low": [1, 2], "high": [3, 4], "macs": [1, 2]}, [False, True])
+    rows = [{"arm": arm, "epochs": epochs, "lr": lr, "seed": seed, "best": lr == 1, "test_mse": i + lr + seed / 9,
+             "val_mse": i + lr if lr + i < 3 else np.nan, "n_params": 1, "macs": 1, "code_bytes": 4, "error": ""}
+            for i, arm in enumerate("ab") for epochs in (1, 6) for lr in (1, 2) for seed in (0, 1)]  # fmt: skip
+    tuned = pd.DataFrame(rows)
     passes = pd.DataFrame({"layer": ["a", "b"], "pass": ["forward", "backward"], "intensity": [1, 9], "gflops": [2, 3]})
     figures = [
         plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345"),
@@ -170,10 +173,9 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
             lines={"floor": 1.0},
             log="xy",
         ),
-        plots.plot_pareto(effects.assign(**{"macs": [1, 2], "on front: macs": [True, False]}), ["macs"], [True]),
-        plots.plot_comparisons({"a": effects.iloc[1:], "b": effects.iloc[1:]}),
-        plots.plot_effects(effects, floors={"PCA": 4.0}),
-        plots.plot_error_by_class({"a": np.ones(100)}, np.arange(100) % 10, names),
+        plots.plot_pareto(costs.assign(**{"on front: macs": [True, False]}), ["macs"], [True]),
+        plots.plot_rates(tuned),
+        plots.plot_verdicts(verdicts(tuned)),
         plots.plot_confusion(labels, np.roll(labels, 1), names),
         plots.plot_reliability({"a": labels > 3}, {"a": np.linspace(0.1, 1, 20)}, groups=3),
         plots.plot_projections({"PCA": np.random.default_rng(0).normal(size=(20, 2))}, labels, names),

@@ -18,7 +18,7 @@ WHERE = {
     "Where is the split into training and validation images?": "labutils.data:load_dataset",
     "Where are downloaded files verified?": "labutils.download:read_files",
     "Where is SSIM?": "labutils.metrics:ssim",
-    "Where is the PCA reference?": "labutils.evaluation:pca_errors",
+    "Where is the PCA reference?": "labutils.evaluation:pca_error",
     "Where is the likelihood by importance sampling?": "labutils.evaluation:importance_nll",
     "Where is the verdict 'better' or 'worse' decided?": "labutils.stats:compare",
     "Where is GPU or CPU chosen?": "labutils.device:resolve_device",

@@ -135,7 +135,9 @@ def test_the_signal_reaches_the_pixels(digits):
 TINY = Config(filters=(3, 4), depth=2, latent_dim=4, activation="leaky_relu", epochs=1, batch_size=16, n_train=40,
               device="cpu", precision="float32", dataset="mnist5k")  # fmt: skip
 SMALL = {
-    model: replace(TINY, model=model, **({"filters": (32, 32, 64), "depth": 3, "hidden": 8} if "mlp" in model else {}))
+    model: Config(
+        **{name: v for name, v in {**vars(TINY), "model": model, "hidden": 8}.items() if has_field(model, name)}
+    )
     for model in CHOICES["model"]
 }
 # The reader's images (dataset), where and how precisely it is computed (device, precision) and what a classifier starts
@@ -146,7 +148,7 @@ CHANGES = {
     "activation": "silu", "negative_slope": 0.2, "dropout": 0.5, "loss": "bce", "beta": 2.0, "beta_warmup": 0.9,
     "free_bits": 2.0, "binarise": True, "epochs": 2, "batch_size": 20, "lr": 5e-3, "schedule": "constant",
     "optimizer": "adam", "beta2": 0.9, "weight_decay": 0.1, "n_train": 32, "seed": 1, "head": 8, "shift": 2,
-    "flip": True, "label_smoothing": 0.1, "encoder_lr": 0.5,
+    "flip": True, "label_smoothing": 0.1, "encoder_lr": 0.5, "initialisation": "torch",
 }  # fmt: skip
 
 

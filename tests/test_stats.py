@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from labutils import compare, summarize
-from labutils.stats import effects, pareto
+from labutils.stats import log_error, pareto, verdicts
 
 
 def table(values):
@@ -20,27 +21,45 @@ def test_summarize_by_hand():
     assert np.isnan(row.loc["b", "low"])
 
 
-def test_compare_by_hand():
-    df = table({"a": [1.0, 2.0, 3.0], "b": [1.5, 2.6, 3.4], "c": [1.0, 3.0, 2.0]})
+def test_compare_is_dunnett_s_test_on_logarithms():
+    df = table({"a": [1.0, 2.0, 3.0], "b": [1.5, 2.6, 3.4, 2.0], "c": [9.0, 11.0, 10.0]})
     result = compare(df, "f", baseline="a")
-    # b - a = .5 .6 .4: mean .5, std .1, and with two comparisons t(1 - .05/4, 2) = 6.205347
-    b = result.loc["b"]
-    assert [b.difference, b.low, b.high, b.percent] == pytest.approx([0.5, 0.141734, 0.858266, 25.0], abs=1e-5)
-    assert (b.verdict, b.n) == ("worse", 3)
-    assert result.loc["c", "verdict"] == "not resolved at n = 3"
-    assert compare(df.rename(columns={"test_mse": "psnr"}), "f", "psnr", "a").loc["b", "verdict"] == "better"
+    logs = {f: np.log(group["test_mse"].to_numpy()) for f, group in df.groupby("f")}
+    oracle = stats.dunnett(logs["b"], logs["c"], control=logs["a"], rng=1).confidence_interval(0.95)
+    assert result["ratio"].tolist() == pytest.approx([np.exp(logs[f].mean() - logs["a"].mean()) for f in "bc"])
+    # scipy integrates by quasi-random numbers: to about a thousandth
+    assert np.log(result["ratio_low"]).tolist() == pytest.approx(oracle.low, abs=5e-3)
+    assert np.log(result["ratio_high"]).tolist() == pytest.approx(oracle.high, abs=5e-3)
+    assert result["verdict"].to_dict() == {"b": "not resolved", "c": "worse"}
+    assert result["n"].tolist() == [4, 3]
+
+
+def test_compare_for_each_kind_of_metric():
+    df = table({"a": [0.90, 0.91, 0.92], "b": [0.96, 0.95, 0.97], "c": [0.90, 0.92, 0.91]})
+    accuracy = compare(df.rename(columns={"test_mse": "test_accuracy"}), "f", "test_accuracy").loc["b"]
+    assert accuracy.verdict == "better"  # 0.04 errors instead of 0.09
+    assert accuracy.ratio == pytest.approx((0.04 * 0.05 * 0.03 / (0.10 * 0.09 * 0.08)) ** (1 / 3))
+    # ten dB are a tenth of the squared error, twice the images in a second are half the time
+    assert np.exp(log_error(pd.Series([10.0, 20.0], name="psnr"))).tolist() == pytest.approx([0.1, 0.01])
+    assert np.exp(log_error(pd.Series([2.0], name="images_per_second"))).tolist() == [0.5]
+
+
+def test_compare_refuses_what_is_not_in_the_table():
+    df = table({"(4, 4)": [1.0, 2.0, 3.0], "(8, 8)": [11.0, 12.0, 13.0]})  # as tables hold filters
     with pytest.raises(ValueError, match="baseline"):
         compare(df, "f", baseline="z")
     with pytest.raises(ValueError, match="factor='g' is no column"):
         compare(df, "g")
-    assert compare(df[df["f"] == "a"], "f").empty
-    widths = df.assign(f=df["f"].map({"a": "(4, 4)", "b": "(8, 8)", "c": "(2, 2)"}))  # as tables hold filters
-    assert compare(widths, "f", baseline=(4, 4)).loc["(8, 8)", "verdict"] == "worse"
+    assert compare(df[df["f"] == "(4, 4)"], "f").empty
+    assert compare(df, "f", baseline=(4, 4)).loc["(8, 8)", "verdict"] == "worse"
 
 
-def test_compare_takes_booleans_for_values():
-    df = table({False: [1.0, 2.0, 3.0], True: [0.5, 1.4, 2.6]})  # differences -.5, -.6, -.4
+def test_compare_takes_booleans_for_values_and_says_nothing_of_single_runs():
+    df = table({False: [1.0, 1.1, 1.2], True: [0.1, 0.11, 0.12]})
     assert compare(df, "f", baseline=False).loc[True, "verdict"] == "better"
+    single = compare(df[df["seed"] == 0], "f", baseline=False).loc[True]
+    assert (single.verdict, single.ratio) == ("not resolved", pytest.approx(0.1))
+    assert np.isnan(single.ratio_low)
 
 
 def test_a_mean_s_interval_covers_it_in_95_of_100_experiments():
@@ -50,30 +69,30 @@ def test_a_mean_s_interval_covers_it_in_95_of_100_experiments():
     assert abs(((summary["low"] <= 0) & (summary["high"] >= 0)).mean() - 0.95) < 0.015
 
 
-def test_intervals_of_differences_cover_all_of_them_together():
-    # seeds have a common part, as paired runs have; three values, two comparisons
-    rng, n = np.random.default_rng(0), 300
-    both_covered = 0
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (3, 5, 4)])
+def test_intervals_of_ratios_cover_all_of_them_together(sizes):
+    # 2,000 experiments; the binomial error of a coverage of 0.95 is 0.005
+    rng, n = np.random.default_rng(0), 2000
+    true, covered = {"a": 1.0, "b": 1.2, "c": 0.5}, 0
     for _ in range(n):
-        seeds = rng.normal(0, 1, 5)
-        df = table({value: seeds + shift + rng.normal(0, 0.3, 5) for value, shift in (("a", 0), ("b", 0.2), ("c", 0))})
-        result = compare(df, "f", baseline="a")
-        b, c = result.loc["b"], result.loc["c"]
-        both_covered += (b.low <= 0.2 <= b.high) and (c.low <= 0 <= c.high)
-    assert 0.94 < both_covered / n < 0.985  # Bonferroni: at least 0.95, and little more for two comparisons
+        errors = {f: ratio * np.exp(rng.normal(0, 0.1, k)) for (f, ratio), k in zip(true.items(), sizes, strict=True)}
+        result = compare(table(errors), "f", baseline="a")
+        covered += all(r.ratio_low <= true[f] <= r.ratio_high for f, r in result.iterrows())
+    assert abs(covered / n - 0.95) < 0.015
 
 
-@pytest.mark.parametrize(("a", "b"), [("a", "b"), (False, True), (3, 2)])
-def test_effects_put_costs_beside_intervals(a, b):
-    df = table({a: [1.0, 2.0, 3.0], b: [1.5, 2.6, 3.4]})
-    for i, name in enumerate(("n_params", "macs", "code_bytes")):
-        df[name] = np.where(df["f"] == a, i, 2 * i)
-    result = effects(df, "f", baseline=a)
-    assert result["verdict"].tolist()[0] == "baseline"
-    row = result.loc[b]
-    assert [row["mean"], row.percent, row.macs] == pytest.approx([2.5, 25.0, 2])
-    paired = compare(df, "f", baseline=a).loc[b]
-    assert [row.percent_low, row.percent_high] == pytest.approx([100 * paired.low / 2, 100 * paired.high / 2])
+def test_verdicts_take_each_arm_at_its_best_rate_and_each_budget():
+    rows = [{"arm": arm, "epochs": epochs, "lr": lr, "seed": seed, "best": lr == best, "error": "",
+             "test_mse": level * (1 + seed / 100) * (1 if lr == best else 9) / epochs,
+             "n_params": 1, "macs": 2, "code_bytes": 4}
+            for epochs in (2, 8) for arm, level, best in (("relu", 1.0, 0.1), ("tanh", 1.5, 0.2))
+            for lr in (0.1, 0.2) for seed in range(3)]  # fmt: skip
+    table = verdicts(pd.DataFrame(rows))
+    assert table.index.tolist() == [(2, "relu"), (2, "tanh"), (8, "relu"), (8, "tanh")]
+    assert table["verdict"].tolist() == ["baseline", "worse"] * 2
+    assert table["lr"].tolist() == [0.1, 0.2] * 2
+    assert table["ratio"].tolist()[1::2] == pytest.approx([1.5, 1.5])
+    assert table["mean"].tolist() == pytest.approx([0.505, 0.7575, 0.12625, 0.189375])
 
 
 def test_a_leaderboard_has_the_best_first_and_no_row_without_the_metric():

@@ -1,15 +1,12 @@
 """Turns are taken, and the times have the units they claim."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
 
 from labutils import timing
 from labutils.config import BASELINE, Config
-from labutils.stats import COSTS, effects_and_times
 from labutils.timing import in_turns, time_models
 
 
@@ -46,15 +43,3 @@ def test_models_are_timed_in_the_units_of_their_columns(digits, monkeypatch):
 def test_other_models_are_timed_too(digits, model):
     config = Config(model=model, filters=BASELINE.filters)
     assert (time_models({model: config}, digits.test.images[:5], digits.test.labels[:5], rounds=2) > 0).all().all()
-
-
-def test_an_ablations_table_has_effects_and_times_of_its_own_values(digits):
-    base = Config(filters=(2, 2), depth=2)
-    values = [(2, 2), (64, 64)]
-    rows = [{**replace(base, filters=v, seed=s).to_dict(), "filters": str(v), "test_mse": 0.1 * (v[0] + s), "error": "",
-             "n_params": v[0], "macs": v[1], "code_bytes": 4} for v in values for s in range(3)]  # fmt: skip
-    table = effects_and_times(pd.DataFrame(rows), "filters", values, base=base, split=digits.test)
-    assert list(table.index) == ["(2, 2)", "(64, 64)"]
-    assert table["verdict"].tolist() == ["baseline", "worse"]
-    assert (table.loc["(64, 64)", COSTS[3:]] > table.loc["(2, 2)", COSTS[3:]]).all()
-    assert table.columns[-len(COSTS) :].tolist() == COSTS
