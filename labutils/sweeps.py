@@ -17,6 +17,7 @@ from labutils.config import BASELINE, Config
 from labutils.data import load_dataset
 from labutils.evaluation import references
 from labutils.paths import runs_dir, scale
+from labutils.runs import Run, run
 from labutils.stats import log_error
 from labutils.store.key import resolved, run_key
 from labutils.store.listing import tidy
@@ -170,6 +171,12 @@ def best_rates(df: pd.DataFrame) -> dict[str, float]:
         errors = log_error(runs[measured[0]]).fillna(math.inf)
         best[str(arm)] = float(errors.groupby(runs["lr"]).mean().idxmin())
     return best
+
+
+def best_runs(df: pd.DataFrame) -> dict[str, Run]:
+    """Return each arm's run with its best rate, the most epochs and the first seed, of a table of `tuned_sweep`."""
+    longest = df[df["best"] & (df["epochs"] == df["epochs"].max()) & (df["seed"] == df["seed"].min())]
+    return {row["arm"]: run(config_of(row), progress=False) for _, row in longest.iterrows()}
 
 
 def config_of(row: Mapping[str, Any]) -> Config:

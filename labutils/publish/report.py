@@ -2,10 +2,11 @@
 
 import inspect
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
-from labutils.config import Config
+from labutils.config import BASELINE, Config
+from labutils.data import Dataset, load_dataset
 from labutils.kinds import has_field
 from labutils.paths import local_dir, scale
 from labutils.store.files import write_atomically
@@ -40,6 +42,50 @@ def show_figure(fig: Figure, caption: str, alt: str) -> None:
     """Show a figure, with a description for those who cannot see it, and below it a caption in Markdown."""
     display(fig, metadata={"image/png": {"alt": alt}})
     display(Markdown(caption))
+
+
+def prepare(dataset: str) -> tuple[Dataset, Config, dict[int, int]]:
+    """Return a notebook's images, BASELINE for them, and its budgets for `tuned_sweep`: epochs → seeds. Say which
+    images these are, with the series' one proviso where they are few."""
+    data = load_dataset(dataset)
+    sizes = f"{len(data.train):,} training, {len(data.val):,} validation and {len(data.test):,} test images"
+    display(Markdown(f"**{data.name}**: {sizes}."))
+    few = len(data.train) < 10_000
+    if few:
+        display(Markdown("> **Few images.** The text below was written about the full MNIST. With so few images expect "
+                         "larger errors, wider intervals, and now and then another sign."))  # fmt: skip
+    return data, replace(BASELINE, dataset=data.name), {2: 3, 8: 2} if few else {1: 5, 6: 3}
+
+
+def judged(guess: float | None, value: float) -> str:
+    """Return a sentence about a reader's prediction; "" where there is none."""
+    if guess is None:
+        return ""
+    return f" You predicted {guess:g}; the answer is off by a factor of {max(guess / value, value / guess):.2g}."
+
+
+def effect(row: Any) -> str:
+    """Return a row of `stats.verdicts` as text: ratio of errors and interval, 1 in it where none is resolved."""
+    largest = row.ratio_high if math.isfinite(row.ratio_high) else row.ratio
+    digits = max(0, 3 - len(str(int(largest))))
+    return f"× {row.ratio:.{digits}f} [{row.ratio_low:.{digits}f}, {row.ratio_high:.{digits}f}]"
+
+
+def effects(table: pd.DataFrame) -> str:
+    """Return a table of `stats.verdicts` as text: each arm's effects, one for each number of epochs."""
+    others = table[table["verdict"] != "baseline"]
+    arms = dict.fromkeys(others.index.get_level_values("arm"))
+    return "; ".join(
+        f"{arm} {' / '.join(effect(row) for row in others.xs(arm, level='arm').itertuples())}" for arm in arms
+    )
+
+
+def verdict_table(table: pd.DataFrame, caption: str) -> Any:
+    """Return a table of `stats.verdicts` formatted for a notebook."""
+    shown = table[["lr", "mean", "n"]].copy()
+    shown["ratio [95 %]"] = ["" if row.verdict == "baseline" else effect(row) for row in table.itertuples()]
+    shown = shown.join(table[["verdict", "n_params", "macs"]])
+    return styled(shown.reset_index(), caption).hide(axis="index")
 
 
 def styled(table: pd.DataFrame, caption: str = "") -> Any:
