@@ -1,7 +1,7 @@
 """labutils: what the notebooks stand on. An arrow of imports may only go down this list.
 
 The core, to be read in an afternoon
-  sweeps      tables of runs: sweep, ablate               stats       summarize, compare, effects, pareto
+  sweeps      tables of runs: sweep, ablate, tuned_sweep   stats       summarize, compare, verdicts, pareto
   runs        one Config -> one stored run: Run, run, load_run
   metrics     what every run measures                     training    fit, the one loop; evaluate
   objectives  losses of a batch                           models      networks: encode(x) -> z, decode(z) -> x_hat
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
     from labutils.explore.explorer import LatentExplorer as LatentExplorer
     from labutils.explore.latent_map import LatentMap as LatentMap
     from labutils.runs import load_run, run
-    from labutils.stats import compare, summarize
+    from labutils.stats import compare, summarize, verdicts
     from labutils.store.folder import stored_runs
-    from labutils.sweeps import ablate, sweep
+    from labutils.sweeps import ablate, sweep, tuned_sweep
 
 __all__ = ["BASELINE", "CLASSIFIER", "COMPACT", "CONV_VAE", "MLP_VAE", "TRADEOFF", "Config", "ablate", "compare",
-           "load_dataset", "load_run", "run", "stored_runs", "summarize", "sweep"]  # fmt: skip
+           "load_dataset", "load_run", "run", "stored_runs", "summarize", "sweep", "tuned_sweep",
+           "verdicts"]  # fmt: skip
 # where each name lives; what is not listed is in config
 HOME = {"load_dataset": "data", "run": "runs", "load_run": "runs", "stored_runs": "store.folder", "sweep": "sweeps",
-        "ablate": "sweeps", "summarize": "stats", "compare": "stats", "LatentExplorer": "explore.explorer",
+        "ablate": "sweeps", "tuned_sweep": "sweeps", "summarize": "stats", "compare": "stats", "verdicts": "stats",
+        "LatentExplorer": "explore.explorer",
         "LatentMap": "explore.latent_map"}  # fmt: skip
 
 

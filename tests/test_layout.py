@@ -21,6 +21,7 @@ WHERE = {
     "Where is the PCA reference?": "labutils.evaluation:pca_error",
     "Where is the likelihood by importance sampling?": "labutils.evaluation:importance_nll",
     "Where is the verdict 'better' or 'worse' decided?": "labutils.stats:compare",
+    "Where does every setting get its own learning rate?": "labutils.sweeps:tuned_sweep",
     "Where is GPU or CPU chosen?": "labutils.device:resolve_device",
     "Where are runs given to several processes?": "labutils.workers:rows",
     "Where is the name of a stored run computed?": "labutils.store.key:run_key",

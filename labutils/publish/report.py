@@ -61,7 +61,7 @@ def judged(guess: float | None, value: float) -> str:
     """Return a sentence about a reader's prediction; "" where there is none."""
     if guess is None:
         return ""
-    return f" You predicted {guess:g}; the answer is off by a factor of {max(guess / value, value / guess):.2g}."
+    return f" You predicted {guess:g}, off by a factor of {max(guess / value, value / guess):.2g}."
 
 
 def effect(row: Any) -> str:
