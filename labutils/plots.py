@@ -206,10 +206,13 @@ def plot_rates(df: pd.DataFrame, metric: str = "val_mse", ylabel: str = "validat
             ax.plot(curve.index, curve, "-", color=colour, linewidth=1.5, label=arm)
             ax.plot(good["lr"], good[metric], "o", ms=2.5, color=colour, alpha=0.6)
             ax.plot(best, curve[best], "o", ms=9, markerfacecolor="none", markeredgewidth=1.5, color=colour)
-            failed = runs["lr"][runs[metric].isna()].unique()
-            ax.plot(failed, np.ones(len(failed)), "x", color=colour, transform=ax.get_xaxis_transform(), clip_on=False)
+            for lr in runs["lr"][runs[metric].isna()].unique():
+                ax.annotate("×", (lr, 1), xycoords=ax.get_xaxis_transform(), ha="center", color=colour)
         ax.set_title(_epochs(epochs), fontsize=10)
         _finish(ax, "learning rate", ylabel if ax is axes[0, 0] else "", log="xy", legend=False)
+        tried = sorted(df["lr"][df["epochs"] == epochs].unique())
+        ax.set_xticks(tried, [f"{lr:g}" for lr in tried], fontsize=8, rotation=45)
+        ax.xaxis.set_minor_locator(NullLocator())
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return fig
 

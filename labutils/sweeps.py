@@ -54,7 +54,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     several = min(len(pending), cpu_count()) > 1 and all(config.device == "cpu" for config in configs)
     row_of: dict[str, dict[str, Any]] = {}
     with (
-        tqdm(total=len(distinct), unit="run", disable=len(distinct) < 2) as bar,
+        tqdm(total=len(distinct), unit="run", disable=len(pending) < 2) as bar,
         closing(rows(distinct.values(), executor, own_processes=several)) as coming,
         warnings.catch_warnings(),
     ):
@@ -113,8 +113,8 @@ def tuned_sweep(
 
     With the fewest epochs every arm trains with every rate, half of the seeds each; the rate with the least validation
     error is its best, and while that is the smallest or largest tried, half or twice of it is tried as well. With more
-    epochs an arm tries the best rate of the budget before and half of it, and goes on halving while that helps; not
-    more, since longer trainings want smaller steps. At smoke scale two arms and two rates run.
+    epochs an arm begins with the best rate of the budget before and half of it, one seed each, and goes on in the same
+    way. At smoke scale two arms and two rates run.
 
     Args:
         arms: name → config; the first is what `stats.verdicts` compares with.
@@ -140,7 +140,7 @@ def tuned_sweep(
         seeds = min(seeds, limits.seeds or seeds)
         tuning_seeds = 1 if i else max(1, seeds // 2)
         df = table(rates, epochs, tuning_seeds)
-        while not limits.values and (untried := _beyond_the_edge(best_rates(df), rates, upwards=not i)):
+        while not limits.values and (untried := _beyond_the_edge(best_rates(df), rates)):
             df = pd.concat([df, table({name: [lr] for name, lr in untried.items()}, epochs, tuning_seeds)])
             rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
         best = best_rates(df)
@@ -152,12 +152,10 @@ def tuned_sweep(
     return pd.concat(tables, ignore_index=True)
 
 
-def _beyond_the_edge(
-    best: Mapping[str, float], tried: Mapping[str, Sequence[float]], *, upwards: bool
-) -> dict[str, float]:
-    """For each arm whose best rate is the smallest tried, half of it; `upwards`, where it is the largest, twice."""
+def _beyond_the_edge(best: Mapping[str, float], tried: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """For each arm whose best rate is the smallest or largest tried, half or twice of it."""
     smaller = {name: lr / 2 for name, lr in best.items() if lr == min(tried[name])}
-    return smaller | {name: 2 * lr for name, lr in best.items() if upwards and lr == max(tried[name])}
+    return smaller | {name: 2 * lr for name, lr in best.items() if lr == max(tried[name])}
 
 
 def best_rates(df: pd.DataFrame) -> dict[str, float]:
