@@ -58,7 +58,8 @@ def explore_command(options: argparse.Namespace) -> None:
     from labutils.explore.page import export_html
 
     run = load_run(options.model)
-    path = export_html(run, options.output / f"latent_explorer_{run.name}.html").resolve()
+    classifier = "classifier" if run.config.dataset.startswith("mnist") else None  # the published one knows digits
+    path = export_html(run, options.output / f"latent_explorer_{run.name}.html", classifier=classifier).resolve()
     print(f"Open {path.as_uri()}")
     if options.open:
         webbrowser.open(path.as_uri())

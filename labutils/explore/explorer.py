@@ -182,7 +182,7 @@ class LatentExplorer(Column):
 
     def export_html(self, path: str | Path, **options: Any) -> Path:
         """Write a page that needs neither Python nor a network, see `page.export_html`."""
-        return export_html(self.space, path, **options)
+        return export_html(self.space, path, classifier=self.classifier, **options)
 
     # Building
 

@@ -1,4 +1,4 @@
-// A map of codes on a canvas, for the exported page and LatentMap; decoder.js stands before it in the same module.
+// A map of codes on a canvas, for the exported page and LatentMap; network.js stands before it in the same module.
 
 const SIDE = 140, MARGIN = 14;
 
@@ -13,7 +13,7 @@ function nearest(xy, x, y) {
 }
 
 /** Unpack the data of latent_map.py:
- *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, inverse(x, y), labelAt(x, y)}. */
+ *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, inverse(x, y), labelAt(x, y), locate(z)}. */
 export function latentPlane(data) {
   const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;
   const matrix = data.matrix && floats(data.matrix);
@@ -25,10 +25,27 @@ export function latentPlane(data) {
   };
   /** Return the label for a conditional decoder at a point: that of the nearest image. */
   const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[1]] : -1);
-  return { ...data, xy, labels, codes, inverse, labelAt, decode: data.decoder && makeDecoder(data.decoder) };
+  /** Return the place of a code: exact for a linear projection, else that of the nearest code. */
+  const locate = (z) => {
+    if (matrix) { // least squares: the plane's two directions need not be orthogonal
+      const [a, b] = [matrix.subarray(0, d), matrix.subarray(d, 2 * d)], c = z.map((v, k) => v - matrix[2 * d + k]);
+      const dot = (u, v) => u.reduce((sum, w, k) => sum + w * v[k], 0);
+      const [aa, ab, bb, ac, bc] = [dot(a, a), dot(a, b), dot(b, b), dot(a, c), dot(b, c)], det = aa * bb - ab * ab;
+      return [(bb * ac - ab * bc) / det, (aa * bc - ab * ac) / det];
+    }
+    let best = [Infinity, 0];
+    for (let i = 0; i < labels.length; i++) {
+      let distance = 0;
+      for (let k = 0; k < d; k++) distance += (codes[i * d + k] - z[k]) ** 2;
+      if (distance < best[0]) best = [distance, i];
+    }
+    return [xy[2 * best[1]], xy[2 * best[1] + 1]];
+  };
+  const decode = data.decoder && makeDecoder(data.decoder);
+  return { ...data, xy, labels, codes, inverse, labelAt, locate, decode };
 }
 
-/** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i)}.
+/** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i), mark(x, y)}.
  *  on: {click(index), hover(x, y)}; hover is called only where the browser cannot decode, and answers by `show`. */
 export function latentMap(root, plane, on) {
   const width = 600, height = 440, ratio = window.devicePixelRatio || 1;
@@ -39,7 +56,7 @@ export function latentMap(root, plane, on) {
   root.innerHTML = `
     <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="img"
       aria-label="map of ${labels.length} codes"
-      style="width: ${width}px; height: ${height}px; cursor: crosshair; background: #fff; border: 1px solid #bbb"></canvas>
+      style="width: ${width}px; max-width: 100%; cursor: crosshair; background: #fff; border: 1px solid #bbb"></canvas>
     <div style="width: ${SIDE}px">
       <img class="latent-map-picture" alt="decoded picture of the point under the mouse" style="image-rendering: pixelated;
         width: ${SIDE - 2}px; height: ${SIDE - 2}px; background: #fff; border: 1px solid #bbb">
@@ -89,13 +106,15 @@ export function latentMap(root, plane, on) {
     const [distance, i] = nearest(screen, u, v);
     return distance < within * within ? i : -1;
   };
-  canvas.addEventListener("mousemove", (event) => {
-    const { offsetX: u, offsetY: v } = event, x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
+  /** The place of an event in the canvas's own pixels: a narrow page shows it smaller. */
+  const place = ({ offsetX, offsetY }) => [offsetX, offsetY].map((v) => v * width / (canvas.clientWidth || width));
+  canvas.addEventListener("pointermove", (event) => {
+    const [u, v] = place(event), x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
     say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
     look(x, y);
   });
   canvas.addEventListener("click", (event) => {
-    const i = pointAt(event.offsetX, event.offsetY, 12);
+    const i = pointAt(...place(event), 12);
     if (i < 0) return;
     say(`loaded a ${names[labels[i]]}`);
     draw(i);
@@ -103,7 +122,17 @@ export function latentMap(root, plane, on) {
   });
   draw();
   look((x0 + x1) / 2, (y0 + y1) / 2);
-  return { show, say, select: draw };
+  /** Draw a cross at a place, as far as the map reaches. */
+  const mark = (x, y) => {
+    draw();
+    const u = Math.min(Math.max(px(x), 6), width - 6), v = Math.min(Math.max(py(y), 6), height - 6);
+    pen.beginPath();
+    for (const [a, b] of [[-1, -1], [-1, 1]]) { pen.moveTo(u + 8 * a, v + 8 * b); pen.lineTo(u - 8 * a, v - 8 * b); }
+    pen.lineWidth = 3;
+    pen.strokeStyle = "#000";
+    pen.stroke();
+  };
+  return { show, say, select: draw, mark };
 }
 
 // The widget: anywidget calls render with the Python side's traits as a model.

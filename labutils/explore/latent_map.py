@@ -10,7 +10,7 @@ import traitlets
 
 from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
-from labutils.explore.decoder import SCRIPTS, decoder_spec, packed
+from labutils.explore.network import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
 from labutils.pictures import png
 from labutils.plots import DIGIT_COLOURS
@@ -77,7 +77,7 @@ class LatentMap(anywidget.AnyWidget):
 
         LatentMap("vae2", explorer=explorer)
 
-    The browser decodes; where it cannot (a network of your own, a layer that decoder.js does not know) the kernel does.
+    The browser decodes; where it cannot (a network of your own, a layer that network.js does not know) the kernel does.
 
     Args:
         model, data: see `latent_space`; None means the explorer's.

@@ -1,4 +1,4 @@
-// A decoder in plain JavaScript: the layers of decoder.py, for one code at a time.
+// A network in plain JavaScript: the layers of network.py, for one image or code at a time.
 // Maps are (height, width, channels), flat, the last index fastest.
 
 /** Layers that map each number v by itself; i is its index. */
@@ -68,6 +68,25 @@ export function makeDecoder(spec) {
     x.set(z);
     if (spec.labels && label >= 0) x[spec.latent_dim + label] = 1;
     return run(layers, x);
+  };
+}
+
+/** Return encode(pixels, label) of a spec {layers, latent_dim, label_shift}: the code; of a VAE mu. */
+export function makeEncoder(spec) {
+  const layers = unpacked(spec.layers), shift = spec.label_shift && floats(spec.label_shift);
+  return (pixels, label = -1) => {
+    const z = run(layers, pixels).slice(0, spec.latent_dim);
+    return shift && label >= 0 ? z.map((v, k) => v + shift[label * z.length + k]) : z;
+  };
+}
+
+/** Return classify(pixels) of a spec {layers}: the probability of each class. */
+export function makeClassifier(spec) {
+  const layers = unpacked(spec.layers);
+  return (pixels) => {
+    const logits = run(layers, pixels), top = Math.max(...logits);
+    const shares = logits.map((v) => Math.exp(v - top)), sum = shares.reduce((a, b) => a + b);
+    return shares.map((v) => v / sum);
   };
 }
 

@@ -1,4 +1,4 @@
-"""A model's decoder as JSON for decoder.js."""
+"""A model's layers as JSON for network.js."""
 
 import base64
 from collections.abc import Iterable
@@ -9,28 +9,43 @@ import numpy as np
 import torch
 from torch import nn
 
-from labutils.models import CLASSES, VAE, Autoencoder, Residual, ToMaps
+from labutils.models import CLASSES, VAE, Autoencoder, Residual, ToMaps, ToVector
 
 HERE = Path(__file__).parent
-# page and map share one JavaScript module: top-level names must differ
-SCRIPTS = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("decoder.js", "latent_map.js"))
+# page, map and pad share one JavaScript module: top-level names must differ
+SCRIPTS = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("network.js", "pad.js", "latent_map.js"))
+RESHAPES = (ToMaps, ToVector, nn.Flatten, nn.Unflatten, nn.Dropout)
 SIMPLE = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.ELU: "elu", nn.Tanh: "tanh"}
 
 
 def packed(values: torch.Tensor | np.ndarray, dtype: str = "<f4") -> str:
-    """Return numbers of any shape as base64: little-endian float32 for `floats` in decoder.js, or "u1" for `bytes`."""
+    """Return numbers of any shape as base64: little-endian float32 for `floats` in network.js, or "u1" for `bytes`."""
     array = torch.as_tensor(values).detach().cpu().numpy().astype(dtype)
     return base64.b64encode(array.tobytes()).decode()
 
 
 def decoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
-    not the lab's, or a layer that decoder.js does not know, is a ValueError."""
+    not the lab's, or a layer that network.js does not know, is a ValueError."""
     if not isinstance(model, (Autoencoder, VAE)):
         raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does")
     labels = CLASSES if getattr(model, "conditional", False) else 0
     layers = [*_layers(model.decoder), {"kind": "sigmoid"}]  # type: ignore[arg-type]
     return {"layers": layers, "latent_dim": model.latent_dim, "labels": labels}
+
+
+def encoder_spec(model: nn.Module) -> dict[str, Any]:
+    """Return the layers from an image to a code, latent_dim, and of a conditional_vae label_shift (labels,latent_dim),
+    what each label adds to mu. Errors as in `decoder_spec`."""
+    spec = {"layers": _layers(model.encoder), "latent_dim": model.latent_dim}  # type: ignore[arg-type]
+    if getattr(model, "conditional", False):
+        spec["label_shift"] = packed(model.label_shift.weight[: model.latent_dim].T)  # type: ignore[index, union-attr]
+    return spec
+
+
+def classifier_spec(model: nn.Module) -> dict[str, Any]:
+    """Return the layers from an image to a classifier's logits. Errors as in `decoder_spec`."""
+    return {"layers": [*_layers(model.encoder), *_layers(model.head)]}  # type: ignore[arg-type]
 
 
 def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
@@ -39,8 +54,9 @@ def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             layers.append(_convolution(module))
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            scale = module.weight / (module.get_buffer("running_var") + module.eps).sqrt()
-            shift = module.bias - scale * module.get_buffer("running_mean")
+            scale = 1 / (module.get_buffer("running_var") + module.eps).sqrt()
+            scale = scale * module.weight if module.affine else scale
+            shift = (module.bias if module.affine else 0) - scale * module.get_buffer("running_mean")
             layers.append({"kind": "norm", "weight": packed(scale), "bias": packed(shift)})
         elif isinstance(module, Residual):
             layers.append({"kind": "residual", "layers": _layers(module.block)})
@@ -48,8 +64,8 @@ def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
             layers.append({"kind": "leaky_relu", "slope": module.negative_slope})
         elif type(module) in SIMPLE and getattr(module, "approximate", "none") == "none":
             layers.append({"kind": SIMPLE[type(module)]})
-        elif not isinstance(module, (ToMaps, nn.Unflatten)):  # decoder.js keeps channels last, as the vector has them
-            raise ValueError(f"a page cannot decode with {module}: decoder.js does not know this layer")
+        elif not isinstance(module, RESHAPES):  # network.js keeps channels last, as the vector has them
+            raise ValueError(f"a page cannot compute {module}: network.js does not know this layer")
     return layers
 
 

@@ -7,20 +7,27 @@ from pathlib import Path
 
 from labutils.codes import covariance_root
 from labutils.data import Dataset
-from labutils.explore.decoder import HERE, SCRIPTS, decoder_spec, packed
 from labutils.explore.latent_map import project_test_images
-from labutils.explore.space import Model, Space, latent_space
+from labutils.explore.network import HERE, SCRIPTS, classifier_spec, decoder_spec, encoder_spec, packed
+from labutils.explore.space import Model, Space, latent_space, named_model
 from labutils.pictures import png
 
 
 def export_html(
-    model: Model | Space, path: str | Path, data: Dataset | None = None, *, method: str | None = None, n: int = 2000
+    model: Model | Space,
+    path: str | Path,
+    data: Dataset | None = None,
+    *,
+    classifier: Model | None = None,
+    method: str | None = None,
+    n: int = 2000,
 ) -> Path:
-    """Write one self-contained page with the explorer's sliders and the map, and return its path. A decoder with a
-    layer that decoder.js does not know is a ValueError.
+    """Write one self-contained page with the explorer's sliders, the map and a pad to draw on, and return its path. A
+    network with a layer that network.js does not know is a ValueError.
 
     Args:
         model, data: see `latent_space`.
+        classifier: whose opinion of the picture the page tells; None leaves it out.
         method: the map's projection, see Projection.
         n: test images on the map.
     """
@@ -28,7 +35,8 @@ def export_html(
     index, _, points = project_test_images(space, method, n)
     images = png(space.data.test.images[index], 50)
     page = {
-        **points, "decoder": decoder_spec(space.model),
+        **points, "decoder": decoder_spec(space.model), "encoder": encoder_spec(space.model),
+        "classifier": None if classifier is None else classifier_spec(named_model(classifier)[1]),
         "name": space.name, "measure": space.measure, "order": list(space.order),
         "importance": space.importance.tolist(), "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "covariance_root": packed(covariance_root(space.z)),

@@ -1,20 +1,24 @@
 """The exported page, opened from a file: no server, no network, the same pictures as Python's."""
 
 import base64
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from browser_places import SEEN
+from PIL import Image
 
-from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE
+from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE, load_run
 from labutils.config import Config
-from labutils.explore.decoder import SCRIPTS
 from labutils.explore.latent_map import LatentMap
+from labutils.explore.network import SCRIPTS
 from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
 from labutils.models import build_model
+from labutils.pictures import as_images
+from labutils.store.weights import pretrained_index
 
 MODELS = {
     "plain autoencoder": BASELINE,
@@ -27,6 +31,9 @@ MODELS = {
     "tanh": replace(BASELINE, activation="tanh"),
     "leaky relu": replace(BASELINE, activation="leaky_relu"),
 }
+
+
+ENCODE = "([x, y]) => x.map((pixels, i) => Array.from(labutils.encode(Float32Array.from(pixels), y[i])))"
 
 
 def busy(config):
@@ -77,7 +84,122 @@ def test_the_page_decodes_as_python_does(page, name, digits, tmp_path):
     assert label_at == (digits.test.labels[index[:20]].tolist() if space.conditional else [-1] * 20)
     assert expected.std() > 0.02, "pictures that differ"
     assert np.abs(np.array(got) - expected).max() < 1e-3
+    x, y = digits.test.images[:20], torch.tensor(labels) if space.conditional else None
+    codes = page.evaluate(ENCODE, [(x.flatten(1) / 255).tolist(), labels])
+    np.testing.assert_allclose(codes, space.encode(x, y), atol=1e-3, rtol=1e-3)
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+@pytest.mark.parametrize("name", [name for name in pretrained_index() if name != "classifier"])
+def test_the_page_encodes_as_python_does(page, name, digits, tmp_path):
+    run = load_run(name)
+    space = latent_space(run, digits, n=200)
+    asked = opened(page, space, tmp_path, classifier="classifier", method="tsne")
+    x, y = digits.test.images[:100], digits.test.labels[:100] if space.conditional else None
+    z = run.encode(x, y)
+    labels = [-1] * 100 if y is None else y.tolist()
+    pixels = (x.flatten(1) / 255).tolist()
+    got = page.evaluate(
+        "([x, y]) => x.map((p, i) => Array.from(labutils.encode(Float32Array.from(p), y[i])))", [pixels, labels]
+    )
+    # codes of an autoencoder reach tens: float32 sums in another order differ in their last digits
+    np.testing.assert_allclose(got, z, atol=1e-4, rtol=1e-4)
+    shares = page.evaluate("(x) => x.map((p) => Array.from(labutils.classify(Float32Array.from(p))))", pixels)
+    with torch.inference_mode():
+        expected = load_run("classifier").model(x.float() / 255).softmax(1)
+    np.testing.assert_allclose(shares, expected, atol=1e-4)
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+def test_the_page_frames_drawings_as_python_does(page, digits, tmp_path):
+    opened(page, latent_space(busy(replace(BASELINE, latent_dim=6)), digits, n=200), tmp_path)
+    zoomed = torch.nn.functional.interpolate(digits.test.images[:40] / 255, (97, 111), mode="bilinear").clamp(0, 1)
+    small = torch.nn.functional.pad(digits.test.images[40:50, :, 4:24:2, 4:24:2] / 255, (9, 40, 30, 2))  # must grow
+    for drawings in (zoomed, small):
+        height, width = drawings.shape[2:]
+        got = page.evaluate("([x, w, h]) => x.map((ink) => Array.from(labutils.framed(ink, w, h)))",
+                            [drawings.flatten(1).tolist(), width, height])  # fmt: skip
+        expected = [as_images(drawing[0].numpy())[0].flatten().tolist() for drawing in drawings]
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert page.evaluate("labutils.framed(new Float32Array(100), 10, 10)") is None
+
+
+def draw(page, selector, points, steps=8):
+    """Draw strokes with the mouse, each a list of places in shares of the element."""
+    box = page.locator(selector).bounding_box()
+    for stroke in points:
+        for k, (u, v) in enumerate(stroke):
+            page.mouse.move(box["x"] + u * box["width"], box["y"] + v * box["height"], steps=steps if k else 1)
+            if k == 0:
+                page.mouse.down()
+        page.mouse.up()
+
+
+SEVEN = [[(0.3, 0.25), (0.72, 0.25), (0.45, 0.8)]]
+
+
+def test_a_drawn_digit_is_encoded_while_the_stroke_grows(page, digits, tmp_path):
+    opened(page, latent_space("vae16", digits, n=200), tmp_path, classifier="classifier", method="tsne")
+    page.evaluate("""() => {
+        window.delays = []; window.codes = new Set();
+        const pad = document.querySelector("#pad canvas");
+        pad.addEventListener("pointermove", (event) => {
+            if (!event.buttons) return;
+            const before = document.querySelector("#code").value, begin = performance.now();
+            const look = () => {
+                const now = document.querySelector("#code").value;
+                if (now === before && performance.now() - begin < 300) return requestAnimationFrame(look);
+                delays.push(performance.now() - begin); codes.add(now);
+            };
+            requestAnimationFrame(look);
+        });
+    }""")
+    draw(page, "#pad canvas", SEVEN)
+    page.wait_for_timeout(400)
+    assert page.locator("#status").inner_text() == "started from your drawing"
+    assert page.locator("#what").inner_text() == "your drawing"
+    assert page.evaluate("codes.size") > 4, "it follows the stroke"
+    assert page.locator("#opinion span").first.inner_text() == "7"
+    assert page.locator("#neighbours").inner_text().count("7") >= 3
+    framed = 1 - canvas_pixels(page, "#real") / 255
+    code = [float(v) for v in page.locator("#code").input_value().split(",")]
+    np.testing.assert_allclose(code, load_run("vae16").encode(torch.tensor(framed, dtype=torch.float32)[None, None])[0],
+                               atol=0.02)  # fmt: skip
+    delays = sorted(page.evaluate("delays"))
+    report = SEEN / "pen.json"
+    report.write_text(json.dumps({"median_ms": delays[len(delays) // 2], "n": len(delays)}))
+    page.screenshot(path=SEEN / "drawn.png", full_page=True)
+    page.locator("#pad button", has_text="undo").click()
+    page.wait_for_timeout(100)
+    darkest = """() => Math.min(...document.querySelector("#pad canvas").getContext("2d").getImageData(0, 0, 168, 168)
+                 .data.filter((_, i) => i % 4 === 0))"""
+    assert page.evaluate(darkest) == 255
+
+
+def test_a_picture_is_put_on_the_pad_whichever_way_its_ink(page, digits, tmp_path):
+    opened(page, latent_space("vae16", digits, n=200), tmp_path, classifier="classifier", method="tsne")
+    three = int((digits.test.labels == 3).nonzero()[0])
+    pixels = torch.nn.functional.interpolate(digits.test.images[[three]], scale_factor=5)[0, 0].numpy()
+    for name, picture in (("light on dark", pixels), ("dark on light", 255 - pixels)):
+        Image.fromarray(picture).save(tmp_path / "picture.png")
+        page.locator("#pad input[type=file]").set_input_files(tmp_path / "picture.png")
+        page.wait_for_function("document.querySelector('#status').textContent === 'started from your drawing'")
+        page.wait_for_timeout(200)
+        assert page.locator("#opinion span").first.inner_text() == "3", name
+        page.locator("#pad button", has_text="clear").click()
+        page.locator("#zeros").click()
+
+
+def test_the_page_fits_a_telephone(browser, digits, tmp_path):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    opened(page, latent_space("vae16", digits, n=200), tmp_path, classifier="classifier", method="tsne")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=SEEN / "telephone.png", full_page=True)
+    page.locator("#sliders input").last.scroll_into_view_if_needed()
+    box = page.locator("#picture").bounding_box()
+    assert 0 <= box["y"] < 300, "the picture stays in sight of its sliders"
+    page.screenshot(path=SEEN / "telephone_sliders.png")
+    page.close()
 
 
 def test_the_page_is_alive(page, digits, tmp_path):
