@@ -202,6 +202,23 @@ def test_a_text_without_numbers_is_told_what_a_code_is(explorer):
         explorer.paste("hello")
 
 
+def test_a_drawing_s_code_follows_the_pen(explorer, monkeypatch):
+    answers = []
+    monkeypatch.setattr(explorer.pad, "send", lambda content: answers.append(content))
+    drawn = explorer.space.data.test.images[[7]] / 255
+    explorer.pad._handle_custom_msg({}, [drawn.numpy().tobytes()])
+    assert torch.equal(explorer.z, explorer.space.encode(drawn, -1)[0])
+    assert "your drawing" in explorer.status.line.value
+    assert explorer.real_caption.value == "your drawing"
+    np.testing.assert_array_equal(shown(explorer.real), 255 - explorer.space.data.test.images[7, 0].numpy())
+    np.testing.assert_array_equal(shown(explorer.rebuilt), expected(explorer, explorer.z))
+    monkeypatch.setattr(explorer, "load", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        explorer.pad._handle_custom_msg({}, [drawn.numpy().tobytes()])
+    assert "ZeroDivisionError" in explorer.status.line.value
+    assert len(answers) == 2, "the pad waits for an answer, also after an error"
+
+
 def test_an_image_that_is_not_there_is_refused(explorer):
     last = len(explorer.space.data.test) - 1
     explorer.from_image(last)

@@ -13,9 +13,10 @@ from labutils.device import eval_mode
 from labutils.explore import controls as ui
 from labutils.explore.controls import NO_CLASS, Column, Later
 from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
+from labutils.explore.pad import DrawingPad
 from labutils.explore.page import export_html
 from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space, named_model
-from labutils.pictures import png
+from labutils.pictures import as_images, png
 
 PAUSE = 0.2  # seconds without a move before `describe` is called
 FAVOURITES = "favourites"  # the first entry of their list
@@ -40,6 +41,7 @@ class LatentExplorer(Column):
         sliders: by unit, most important first.
         renders: how many pictures have been drawn.
         picture, pair (real and rebuilt, or hidden), nearest, facts, opinion, links: what is shown.
+        pad: draws a digit, whose code follows the pen.
         digit, method, favourite, label, code: the controls beside the sliders.
     """
 
@@ -99,6 +101,14 @@ class LatentExplorer(Column):
         z = self.space.encode(test.images[[index]], label)[0]
         self.index = index
         self.load(z, f"test image {index}, a {self.space.names[label]}", label, index)
+
+    def from_drawing(self, drawing: object) -> None:
+        """Load the code of a digit drawn on the pad, or of a picture (see `as_images`), shown beside its
+        reconstruction. A conditional model is told the label that is chosen."""
+        x = as_images(drawing)[:1]
+        self.load(self.space.encode(x, self.y)[0], "your drawing", self.y)
+        self.pair.layout.visibility = "visible"
+        self.real.value, self.rebuilt.value, self.real_caption.value = png(x), self.picture.value, "your drawing"
 
     def from_digit(self, label: int) -> None:
         """Load the next test image of a class, or of any for NO_CLASS."""
@@ -205,7 +215,8 @@ class LatentExplorer(Column):
         layout = widgets.Layout(margin="0 0 0 12px")
         started = widgets.VBox([self.pair, self.opinion], layout=layout)
         beside = widgets.VBox([self.nearest, self.facts, self.links], layout=layout)
-        return widgets.HBox([self.picture, started, beside])
+        self.pad = DrawingPad(self.status.watching()(self.from_drawing))
+        return widgets.HBox([self.picture, started, beside, self.pad], layout=widgets.Layout(flex_flow="row wrap"))
 
     def _starts(self) -> widgets.HBox:
         self.digit = ui.class_choice(self.space.names, "any", tooltip="which class")

@@ -127,6 +127,23 @@ def test_keys_move_a_slider_and_the_picture_follows(notebook):
     report(key_to_picture_ms_median=statistics.median(times), key_to_picture_ms_p95=float(np.quantile(times, 0.95)))
 
 
+def test_a_digit_drawn_on_the_pad_is_encoded(notebook):
+    pad = notebook.locator(f"{EXPLORER} canvas[aria-label='pad to draw a digit on']").first
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    status = notebook.locator(f"{EXPLORER} .labutils-caption", has_text="started from").first
+    for k, (u, v) in enumerate(((0.3, 0.25), (0.72, 0.25), (0.45, 0.8))):  # a seven
+        notebook.mouse.move(box["x"] + u * box["width"], box["y"] + v * box["height"], steps=8 if k else 1)
+        if k == 0:
+            notebook.mouse.down()
+    notebook.mouse.up()
+    expect(status).to_contain_text("your drawing", timeout=MINUTES)
+    code = settled(notebook)
+    assert notebook.locator(f"{EXPLORER} .labutils-caption", has_text="a classifier sees: 7").count() == 1
+    assert code.abs().sum() > 0
+    notebook.locator(EXPLORER).first.screenshot(path=SEEN / "explorer_drawn.png")
+
+
 def test_the_mouse_drags_a_slider(notebook):
     picture = notebook.locator(f"{EXPLORER} img.labutils-pixels").first
     notebook.evaluate("window.sources = new Set()")
