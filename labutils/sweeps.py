@@ -167,7 +167,7 @@ def best_rates(df: pd.DataFrame) -> dict[str, float]:
         if not measured:
             raise ValueError(f"no run of {arm!r} ended well: {runs['error'].iloc[0]}")
         errors = log_error(runs[measured[0]]).fillna(math.inf)
-        best[str(arm)] = float(errors.groupby(runs["lr"]).mean().idxmin())
+        best[str(arm)] = float(errors.groupby(runs["lr"]).mean().sort_values().index[0])
     return best
 
 

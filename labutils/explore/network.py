@@ -37,7 +37,7 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
 def encoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return the layers from an image to a code, latent_dim, and of a conditional_vae label_shift (labels,latent_dim),
     what each label adds to mu. Errors as in `decoder_spec`."""
-    spec = {"layers": _layers(model.encoder), "latent_dim": model.latent_dim}  # type: ignore[arg-type]
+    spec: dict[str, Any] = {"layers": _layers(model.encoder), "latent_dim": model.latent_dim}  # type: ignore[arg-type]
     if getattr(model, "conditional", False):
         spec["label_shift"] = packed(model.label_shift.weight[: model.latent_dim].T)  # type: ignore[index, union-attr]
     return spec
