@@ -103,7 +103,7 @@ def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
         (["runs", "--prun"], "there is no --prun, did you mean --prune?"),
         (["trian"], "'trian'"),
         (["train", "--activation", "rleu"], "'rleu'"),
-        (["train", "--model", "VAE"], "'cae', 'mlp_vae', 'conv_vae'"),
+        (["train", "--model", "VAE"], "'cae', 'linear', 'mlp_vae'"),
         (["train", "--filters", "16,x"], "--filters: invalid widths value: '16,x'"),
         ([], "COMMAND"),
     ],

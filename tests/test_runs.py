@@ -135,7 +135,7 @@ def test_every_field_changes_the_key(field):
         "precision": "bfloat16", "model": "conv_vae", "residual": True, "hidden": 4, "dropout": 0.5, "beta": 2.0,
         "beta_warmup": 0.5, "free_bits": 1.0, "binarise": True,
         "head": 8, "shift": 1, "flip": True, "label_smoothing": 0.1, "encoder": "0" * 16, "encoder_lr": 0.5,
-        "threads": 2,
+        "threads": 2, "initialisation": "torch",
     }  # fmt: skip
     model = next(model for model in KINDS if has_field(model, field))
     base = Config(model=model)

@@ -214,7 +214,7 @@ def test_a_drawing_s_code_follows_the_pen(explorer, monkeypatch):
     np.testing.assert_array_equal(shown(explorer.rebuilt), expected(explorer, explorer.z))
     monkeypatch.setattr(explorer, "load", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        explorer.pad._handle_custom_msg({}, [drawn.numpy().tobytes()])
+        explorer.pad._received(explorer.pad, {}, [drawn.numpy().tobytes()])
     assert "ZeroDivisionError" in explorer.status.line.value
     assert len(answers) == 2, "the pad waits for an answer, also after an error"
 
