@@ -17,7 +17,7 @@ export default {
       if (!waiting) model.send({}, undefined, [pixels.buffer]);
       waiting = true;
     };
-    drawingPad(el, (pixels) => { if (pixels) send(pixels); });
+    drawingPad(el, (pixels) => { if (pixels) send(pixels); }, 150);
     const answered = () => { waiting = false; if (next) send(next); };
     model.on("msg:custom", answered);
     return () => model.off("msg:custom", answered);
