@@ -61,6 +61,8 @@ def judged(guess: float | None, value: float) -> str:
     """Return a sentence about a reader's prediction; "" where there is none."""
     if guess is None:
         return ""
+    if guess <= 0 or value <= 0:
+        return f" You predicted {guess:g}."
     return f" You predicted {guess:g}, off by a factor of {max(guess / value, value / guess):.2g}."
 
 
