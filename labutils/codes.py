@@ -128,14 +128,15 @@ def covariance_root(z: torch.Tensor) -> torch.Tensor:
     return (size * torch.linalg.cholesky(covariance)).float()
 
 
-def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:
+def project(z: torch.Tensor, method: str, seed: int = 0) -> np.ndarray:  # unproved: no run asks for it
     """Return (N,2) of codes (N,latent_dim) by "pca", "tsne" or "umap". The last two keep neighbours, not geometry:
     distances between far groups mean little."""
     codes = z.numpy()
     if method == "pca":
-        from sklearn.decomposition import PCA
-
-        return PCA(2, random_state=seed).fit_transform(codes)
+        centred = z.double() - z.double().mean(0)
+        directions = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
+        signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # as scikit-learn chooses them
+        return (centred @ (signs * directions).T).numpy()
     if method == "tsne":
         from sklearn.manifold import TSNE
 

@@ -1,4 +1,5 @@
-"""Images as PNG bytes, without matplotlib, which takes tens of milliseconds a figure; and images from picture files."""
+"""Images as PNG bytes, without matplotlib, which takes tens of milliseconds a figure; images from picture
+files; names and colours of classes."""
 
 import io
 from collections.abc import Sequence
@@ -12,6 +13,16 @@ from labutils.config import IMAGE_SIZE
 from labutils.data import check_images, to_float
 
 INK_SIZE = 20  # MNIST's digits fill 20 × 20 pixels of their 28 × 28 (LeCun et al. 1998)
+
+# Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
+DIGIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
+                 "#8C6D00", "#332288", "#882255", "#777777")  # fmt: skip
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Return the names of a data set's ten classes, by label."""
+    return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
 
 
 def png(images: torch.Tensor, columns: int = 0) -> bytes:

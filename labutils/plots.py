@@ -17,24 +17,16 @@ from matplotlib.transforms import Bbox
 
 from labutils.config import IMAGE_SIZE
 from labutils.data import to_float
-from labutils.pictures import tile
+from labutils.pictures import DIGIT_COLOURS, tile
+from labutils.pictures import class_names as class_names
 
-# Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
-DIGIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
-                 "#8C6D00", "#332288", "#882255", "#777777")  # fmt: skip
 BLUE, ORANGE, GREY, PALE = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555", "#cccccc"
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=DIGIT_COLOURS)}
 GREYS: Any = {"cmap": "gray_r", "vmin": 0, "vmax": 1}  # the range is fixed: an image of one grey shows as that grey
-FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
 
 Tables = Mapping[str, pd.DataFrame]
 Floors = Mapping[str, float]  # name → value of a labelled horizontal line
 NO_FLOORS: Floors = {}
-
-
-def class_names(dataset: str) -> tuple[str, ...]:
-    """Return the names of a data set's ten classes, by label."""
-    return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
 
 
 def figure(
@@ -86,7 +78,7 @@ def _bars(table: pd.DataFrame, middle: str = "mean", prefix: str = "") -> list[p
 def _draw_floors(ax: Axes, floors: Floors, side: str = "right") -> None:
     for name, value in floors.items():
         ax.axhline(value, color=GREY, linestyle=":", linewidth=1)
-        at = (1 if side == "right" else 0, value)
+        at = (1 if side == "right" else 0.01, value)
         ax.annotate(
             f"{name}: {value:.3g}", at, xycoords=ax.get_yaxis_transform(), ha=side, va="bottom", fontsize=8, color=GREY
         )
@@ -252,7 +244,7 @@ def plot_pareto(
     table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = (), ylabel: str = "validation mse per pixel"
 ) -> Figure:
     """Draw error (columns mean, low, high) against each cost, a panel each, and the Pareto front (columns
-    "on front: <cost>") as steps; `highlight` names rows to draw in colour."""
+    "on front: <cost>") as steps. Rows on the front have their names beside them, and those that `highlight` names."""
     columns = min(len(costs), 2)
     rows = -(-len(costs) // columns)
     fig, axes = figure(11 if columns == 2 else 8, 4.2 * rows, rows, columns)
@@ -268,7 +260,8 @@ def plot_pareto(
             ax.errorbar(group["x"], group["mean"], _bars(group), fmt="o", ms=4, capsize=2, color=colour)
         ax.margins(x=0.12)
         _finish(ax, xlabel, ylabel, log="xy", legend=False)
-        _label_points(fig, ax, points[["x", "mean", "colour"]])
+        named = on_front | table.index.isin(highlight)
+        _label_points(fig, ax, points.loc[named, ["x", "mean", "colour"]])
     return fig
 
 

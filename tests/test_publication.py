@@ -12,7 +12,8 @@ from labutils.paths import ROOT
 from labutils.plots import figure
 from labutils.publish.execution import code_and_outputs, results
 from labutils.publish.publication import publish, write_pages
-from labutils.publish.report import read_summary, save_results, write_summary
+from labutils.publish.report import save_results
+from labutils.publish.summary import read_summary, write_summary
 from labutils.store.folder import stored_row
 from labutils.sweeps import config_of
 

@@ -1,4 +1,4 @@
-"""train, classify, run, publish, report, pretrain, runs."""
+"""train, classify, pretrain, runs."""
 
 import argparse
 import shutil
@@ -15,7 +15,7 @@ from labutils.data import Dataset, load_dataset, subset
 from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
 from labutils.kinds import KINDS
-from labutils.paths import outputs_dir, runs_dir
+from labutils.paths import runs_dir
 from labutils.plots import class_names, plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
 from labutils.store.files import writable
@@ -94,26 +94,6 @@ def _figures(r: Run, data: Dataset) -> dict[str, Figure]:
     shown = subset(data.test, 12)
     pictures = {"x": shown.images, "x_hat": reconstruct(r.model, shown.images, shown.labels)}
     return {"history": history, "reconstructions": plot_images(pictures)}
-
-
-def run_command(options: argparse.Namespace) -> int:
-    """Execute notebooks; the status is 1 if any failed."""
-    from labutils.publish.execution import run_series
-
-    writable(outputs_dir())
-    return min(run_series(options.notebooks), 1)
-
-
-def publish_command(options: argparse.Namespace) -> None:
-    from labutils.publish.publication import publish
-
-    print(f"published: {', '.join(publish())}")
-
-
-def report_command(options: argparse.Namespace) -> None:
-    from labutils.publish.publication import write_pages
-
-    print(f"Open {write_pages().as_uri()}")
 
 
 def pretrain_command(options: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from labutils.paths import data_dir, outputs_dir
@@ -36,10 +38,16 @@ def doctor_command(options: argparse.Namespace) -> int:
 
 def _check_torch() -> str:
     import torch
-    import torchvision
 
-    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where it was compiled for another torch
-    return f"{torch.__version__} with torchvision {torchvision.__version__}"
+    # what fails where torchvision was compiled for another torch; importing all of it takes a second more
+    package = find_spec("torchvision")
+    folder = Path(package.submodule_search_locations[0]) if package and package.submodule_search_locations else None
+    if folder is None:
+        raise ImportError("torchvision is not installed")
+    for library in (*folder.glob("_C*.so"), *folder.glob("_C*.pyd")):
+        torch.ops.load_library(library)
+    torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    return f"{torch.__version__} with torchvision {version('torchvision')}"
 
 
 def _check_device() -> str:

@@ -24,11 +24,13 @@ COMMANDS = {
     "commands": {
         "train": "train a model, or show the stored run of the same settings",
         "classify": "train a classifier from scratch or on another model's encoder",
+        "pretrain": "maintainers: replace the published weights by newly trained ones",
+        "runs": "list the stored runs, verify them, and prune what is of no use",
+    },
+    "series": {
         "run": "execute the notebooks headless; ends with a table and a page to open",
         "publish": "maintainers: replace the published results by those of a full run",
         "report": "write what is published as pages to read without Jupyter and network",
-        "pretrain": "maintainers: replace the published weights by newly trained ones",
-        "runs": "list the stored runs, verify them, and prune what is of no use",
     },
     "inference": {
         "reconstruct": "write digits and what a model makes of them (inference_results.png)",

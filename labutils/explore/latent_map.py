@@ -12,8 +12,7 @@ from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
 from labutils.explore.network import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
-from labutils.pictures import png
-from labutils.plots import DIGIT_COLOURS
+from labutils.pictures import DIGIT_COLOURS, png
 
 
 class Projection:

@@ -12,7 +12,7 @@ from labutils.codes import encode_images, sample_any_scale, sample_normal
 from labutils.data import Dataset, Split, load_dataset, subset, to_float
 from labutils.device import eval_mode
 from labutils.evaluation import unit_kl
-from labutils.plots import class_names
+from labutils.pictures import class_names
 from labutils.runs import Run, load_run
 
 Model = Run | nn.Module | str | Path  # what a latent space can be made of

@@ -20,9 +20,8 @@ from nbconvert.filters import markdown2html
 from PIL import Image
 from tqdm import tqdm
 
-from labutils.data import load_dataset
 from labutils.paths import ROOT, local_dir, scale
-from labutils.publish.report import read_summary, write_summary
+from labutils.publish.summary import read_summary, write_summary
 from labutils.store.files import sha256
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -40,6 +39,8 @@ def run_series(names: Sequence[str] = ()) -> int:
     On other images than MNIST a notebook about two data sets is left out. An unknown name, or nothing to execute, is a
     ValueError before anything runs.
     """
+    from labutils.data import load_dataset  # only here: pages are written without torch
+
     paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     wanted = os.environ.get("LABUTILS_DATASET") or "mnist"
     dataset = load_dataset(wanted).name

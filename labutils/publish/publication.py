@@ -8,7 +8,7 @@ import pandas as pd
 
 from labutils.paths import ROOT
 from labutils.publish.execution import code, code_and_outputs, code_cells, results, table_row, write_html, write_page
-from labutils.publish.report import read_summary, write_summary
+from labutils.publish.summary import read_summary, write_summary
 from labutils.store.files import sha256
 
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table

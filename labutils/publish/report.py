@@ -1,7 +1,6 @@
 """What a notebook shows and saves: formatted tables, and a folder with its results."""
 
 import inspect
-import json
 import math
 import os
 import platform
@@ -18,7 +17,7 @@ from labutils.config import BASELINE, Config
 from labutils.data import Dataset, load_dataset
 from labutils.kinds import has_field
 from labutils.paths import local_dir, scale
-from labutils.store.files import write_atomically
+from labutils.publish.summary import write_summary
 from labutils.store.key import code_hash, torch_version
 
 ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference")
@@ -126,18 +125,3 @@ def save_results(
     summary = {"question": question, "answer": answer, "figures": list(figures), "made_with": made_with}
     write_summary(folder, summary)
     return folder
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return a folder's summary.json, or {}: question, answer, figures, made_with, see `save_results`."""
-    file = folder / "summary.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): run its notebook again") from error
-
-
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write a folder's summary.json."""
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    write_atomically(folder / "summary.json", f"{text}\n".encode())
