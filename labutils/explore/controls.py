@@ -10,6 +10,8 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 
+from labutils.explore.still import still, with_still
+
 NO_CLASS = -1  # the label of no class
 # Sizes are pixels: JupyterLab shows an output about 850 pixels wide on a screen of 1280
 STYLE = """<style>
@@ -169,7 +171,7 @@ class Column:
         close_all(self.box)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.box._repr_mimebundle_(**options)
+        return with_still(self.box._repr_mimebundle_(**options), still(self.box))
 
 
 class Panel(Column):

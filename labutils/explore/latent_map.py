@@ -1,17 +1,20 @@
 """LatentMap: codes of test images in two dimensions, decoded under the mouse."""
 
 import base64
+import io
 from typing import Any
 
 import anywidget
 import numpy as np
 import torch
 import traitlets
+from PIL import Image
 
 from labutils.codes import project
 from labutils.data import Dataset, evenly_spaced
 from labutils.explore.network import SCRIPTS, decoder_spec, packed
 from labutils.explore.space import Model, Space, latent_space
+from labutils.explore.still import with_still
 from labutils.pictures import DIGIT_COLOURS, png
 
 
@@ -129,6 +132,21 @@ class LatentMap(anywidget.AnyWidget):
         self.clicked = int(self.index[point])
         if self.explorer:
             self.explorer.from_image(self.clicked)
+
+    def still(self) -> Image.Image:
+        """Return the map as a picture."""
+        from labutils.plots import plot_projections  # only here: pages are written without matplotlib
+
+        labels = self.space.data.test.labels[self.index].numpy()
+        buffer = io.BytesIO()
+        name = f"{self.space.name}: {self.projection.method}"
+        figure = plot_projections({name: self.projection.xy}, labels, self.space.names)
+        figure.savefig(buffer, dpi=90)
+        return Image.open(buffer)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        data, _ = super()._repr_mimebundle_(**options)
+        return with_still(data, self.still(), "A map of codes, a dot for each test image, coloured by class.")
 
     def close(self) -> None:
         """Remove the map from the page and the kernel."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, Config
+from labutils.config import CLASSIFIER, COMPACT, CONV_VAE, Config
 from labutils.data import load_dataset
 from labutils.runs import Run, load_run, run
 from labutils.store.files import json_sum, sha256, write_atomically
@@ -16,7 +16,7 @@ from labutils.sweeps import sweep
 # what `python -m labutils pretrain` trains
 PRETRAINED = {
     "ae12": COMPACT,
-    "ae32": replace(BASELINE, epochs=10),
+    "ae32": replace(CONV_VAE, model="cae", loss="bce"),  # vae32 without its noise and its KL term
     "vae2": replace(CONV_VAE, latent_dim=2),
     "vae16": replace(CONV_VAE, latent_dim=16),
     "vae32": CONV_VAE,
