@@ -145,7 +145,7 @@ class LatentMap(anywidget.AnyWidget):
         return Image.open(buffer)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        data, _ = super()._repr_mimebundle_(**options)
+        data, _ = super()._repr_mimebundle_(**options) or ({}, {})
         return with_still(data, self.still(), "A map of codes, a dot for each test image, coloured by class.")
 
     def close(self) -> None:
