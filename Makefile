@@ -5,7 +5,7 @@ READY := .venv/ready
 # one more than cores: many unit tests wait for processes of their own
 WORKERS = $(shell $(BIN)/python -c 'import os; print(1 + os.cpu_count())')
 
-.PHONY: run test same soak lint lab publish lock
+.PHONY: run test same soak lint lab publish site lock
 
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
@@ -40,6 +40,9 @@ publish: $(READY)        ## replace the committed results by those of a full run
 	rm -rf outputs/local/mnist-full
 	LABUTILS_SCALE=full LABUTILS_OUTPUTS= LABUTILS_DATASET= $(BIN)/python -m labutils run
 	$(BIN)/python -m labutils publish
+
+site: $(READY)           ## write build/site from what is published: pages for a browser, without network
+	$(BIN)/python -m labutils site
 
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.13" % v[:2])'

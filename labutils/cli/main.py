@@ -31,6 +31,7 @@ COMMANDS = {
         "run": "execute the notebooks headless; ends with a table and a page to open",
         "publish": "maintainers: replace the published results by those of a full run",
         "report": "write what is published as pages to read without Jupyter and network",
+        "site": "write the site: a front page, the notebooks and the explorer as pages",
     },
     "inference": {
         "reconstruct": "write digits and what a model makes of them (inference_results.png)",

@@ -1,4 +1,4 @@
-"""run, publish, report. They import no torch: notebooks run in processes of their own."""
+"""run, publish, report, site. All but the last import no torch: notebooks run in processes of their own."""
 
 import argparse
 
@@ -24,3 +24,11 @@ def report_command(options: argparse.Namespace) -> None:
     from labutils.publish.publication import write_pages
 
     print(f"Open {write_pages().as_uri()}")
+
+
+def site_command(options: argparse.Namespace) -> None:
+    from labutils.publish.site import build_site
+
+    page = build_site()
+    size = sum(path.stat().st_size for path in page.parent.rglob("*.*"))
+    print(f"{size / 1e6:.1f} MB. Open {page.as_uri()}")

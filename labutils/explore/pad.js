@@ -121,7 +121,7 @@ export function drawingPad(root, changed, side = 224) {
   /** Put a picture of a digit on the pad: dark ink on white, whichever it was. */
   const load = async (blob) => {
     const bitmap = await createImageBitmap(blob), scale = PAD / Math.max(bitmap.width, bitmap.height);
-    const picture = new OffscreenCanvas(PAD, PAD), paper = picture.getContext("2d");
+    const picture = new OffscreenCanvas(PAD, PAD), paper = picture.getContext("2d", { willReadFrequently: true });
     const [w, h] = [bitmap.width * scale, bitmap.height * scale], [x, y] = [(PAD - w) / 2, (PAD - h) / 2];
     paper.drawImage(bitmap, x, y, w, h);
     const image = paper.getImageData(0, 0, PAD, PAD), { data } = image;

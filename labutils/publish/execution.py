@@ -13,10 +13,13 @@ from typing import Any
 import nbformat
 import numpy as np
 import pandas as pd
+from jinja2 import pass_context
+from latex2mathml.converter import convert as latex_to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,6 +31,16 @@ NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # replaced in an executed copy by the loaded data set
 BAR = "{desc} cell {n_fmt}/{total_fmt} {elapsed}"
+NOTEBOOK_PAGE = Path(__file__).with_name("notebook.html")  # a template for nbconvert
+STYLE = Path(__file__).with_name("site.css")
+REPAIRS = (  # what latex2mathml 3.81 does not know, and the thin spaces that TeX puts around a function's name
+    (r"\\[bB]igg?[lr]\s*(\\[lr]Vert)", r"\1"),
+    (r"\\mathbb (\w)", r"\\mathbb{\1}"),
+    (r"\\mathrm\{(\w)\}", r"\\text{\1}"),  # a single letter would be slanted
+    (r"(?<=[\w)}])\s*(\\(?:log|ln)\b)", r"\,\1"),
+    (r"(\\(?:log|ln)\b)\s*(?=[\w\\])", r"\1\,"),
+)
+HEADING = re.compile(r'<h([23]) id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
 IMPORT = re.compile(r"^(import|from) [^(\n]*(\([^)]*\))?.*$", re.MULTILINE)
 
 
@@ -161,9 +174,12 @@ def code_and_outputs(notebook: Path) -> str:
 
 
 def _strip(cell: Any) -> None:
-    """Remove widgets from a code cell's outputs; give its images 128 colours or 32 greys, for a third of the bytes."""
-    cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    """Remove widgets from a code cell's outputs, but not the pictures that take their place; give images 128 colours or
+    32 greys, for a third of the bytes."""
+    data = [output.get("data", {}) for output in cell.outputs]
+    cell.outputs = [output for output, d in zip(cell.outputs, data, strict=True) if WIDGET not in d or "image/png" in d]
     for output in cell.outputs:
+        output.get("data", {}).pop(WIDGET, None)
         if "image/png" in output.get("data", {}):
             output["data"]["image/png"] = _few_colours(output["data"]["image/png"])
 
@@ -179,22 +195,68 @@ def _few_colours(picture: str) -> str:
     return base64.b64encode(min(content, buffer.getvalue(), key=len)).decode()
 
 
-# nbconvert's own template knows neither a picture's description nor a cell that is closed until it is asked for
-NOTEBOOK_PAGE = """{% extends 'lab/index.html.j2' %}
-{% block data_png scoped %}
-{% set alt = output | get_metadata('alt', 'image/png') %}
-{{ super() | replace('<img ', '<img alt="' ~ alt | escape_html ~ '" ', 1) if alt else super() }}
-{% endblock %}
-{% block input %}
-{% if 'hide-input' in cell.metadata.get('tags', []) %}<details><summary>Code</summary>{{ super() }}</details>
-{% else %}{{ super() }}{% endif %}
-{% endblock %}"""
+class Formulas(IPythonRenderer):
+    """nbconvert's Markdown, with formulas in MathML, which a browser draws without a script, and links to pages."""
+
+    notebook = ""
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        latex = body
+        for pattern, replacement in REPAIRS:
+            latex = re.sub(pattern, replacement, latex)
+        try:
+            mathml = latex_to_mathml(latex, display=display)
+        except Exception as error:  # the package has no common class for what it refuses
+            raise ValueError(f"{self.notebook}: no MathML for the formula {body!r} ({error!r})") from error
+        if "\\" in mathml:  # it hands on a command that it does not know
+            raise ValueError(f"{self.notebook}: no MathML for the formula {body!r}: an unknown command")
+        return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "").replace(">~<", ">&#x0223C;<")
+
+    def block_math(self, body: str) -> str:
+        return f'<span class="formula">{self.inline_math(body, "block")}</span>'
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, re.sub(r"^(\w+)\.ipynb", r"\1.html", url), title)
 
 
-def write_html(notebook: Path, path: Path) -> None:
-    """Write a notebook as a page: figures carry their descriptions, cells with the tag "hide-input" are folded."""
-    body, _ = HTMLExporter(template_name="lab", raw_template=NOTEBOOK_PAGE).from_filename(str(notebook))
-    path.write_text(body, encoding="utf-8")
+class PageExporter(HTMLExporter):
+    """nbconvert's exporter with formulas in MathML."""
+
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        renderer = Formulas(escape=False, embed_images=True)
+        renderer.notebook = context["resources"]["metadata"]["name"]
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer: str = "") -> None:
+    """Write a notebook as a page with its contents beside it: formulas in MathML, figures with their descriptions,
+    cells with the tag "hide-input" folded.
+
+    `series` names the notebooks that have a page beside it, for the links to the previous and the next; `explorer` is
+    the address of an explorer's page, to stand where the notebook has its sliders. A formula that cannot be converted
+    is a ValueError.
+    """
+    nb, place = nbformat.read(notebook, as_version=4), (*series, "", notebook.stem, "").index(notebook.stem)
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    question = re.search(r"\*\*(?:The question|Question)\.\*\* (.+)", text)
+    for cell in [cell for cell in nb.cells if cell.cell_type == "code" and "LatentExplorer(" in cell.source][:1]:
+        cell.metadata["explorer"] = explorer
+    resources = {
+        "metadata": {"name": notebook.stem}, "style": STYLE.read_text(encoding="utf-8"),
+        "title": title[1] if (title := re.search(r"^# (.+)", text, re.MULTILINE)) else notebook.stem,
+        "description": re.sub(r"[*`$]|\[(.*?)\]\(.*?\)", r"\1", question[1] if question else notebook.stem),
+        "previous": (*series, "")[place - 1] if 0 < place < len(series) else "",
+        "next": (*series, "", "")[place + 1] if place < len(series) else "",
+    }  # fmt: skip
+    exporter = PageExporter(template_name="lab", raw_template=NOTEBOOK_PAGE.read_text(encoding="utf-8"))
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    body, _ = exporter.from_notebook_node(nb, resources)
+    lines = [f'<li class="h{level}"><a href="#{id}">{heading}</a></li>' for level, id, heading in HEADING.findall(body)]
+    path.write_text(body.replace("@@CONTENTS@@", "\n".join(lines)), encoding="utf-8")
 
 
 def table_row(stem: str, summary: Mapping[str, Any], suffix: str = ".ipynb") -> str:

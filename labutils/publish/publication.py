@@ -86,6 +86,6 @@ def write_pages(root: Path = ROOT) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     for stem in summaries:
         shutil.copytree(root / "outputs" / stem, folder / stem)
-        write_html(root / "notebooks" / f"{stem}.ipynb", folder / "notebooks" / f"{stem}.html")
+        write_html(root / "notebooks" / f"{stem}.ipynb", folder / "notebooks" / f"{stem}.html", list(summaries))
     machines = {row.get("made_with", {}).get("machine", "") for row in summaries.values()}
     return write_page(folder, f"published on the full MNIST; {', '.join(sorted(machines))}", summaries)
