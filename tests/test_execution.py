@@ -35,7 +35,7 @@ def series(tmp_path, monkeypatch):
     """Two notebooks, the second of which fails."""
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "out"))
     monkeypatch.setattr(series_module, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(series_module, "load_dataset", lambda name: SimpleNamespace(name=LOADED.get(name, "mnist5k")))
+    monkeypatch.setattr("labutils.data.load_dataset", lambda name: SimpleNamespace(name=LOADED.get(name, "mnist5k")))
     for name, source in {"00_ok": CELLS, "01_bad": "assert False, 'a claim'"}.items():
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
     return tmp_path
