@@ -1,7 +1,5 @@
 """What notebooks of the first edition use until they are rewritten; then this file goes."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from labutils.config import Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.device import cpu_threads
 from labutils.plots import (
     BLUE,
-    DIGIT_COLOURS,
     GREY,
     NO_FLOORS,
     Floors,
@@ -26,9 +22,6 @@ from labutils.plots import (
     figure,
 )
 from labutils.stats import _higher_is_better, _without_failed, summarize
-from labutils.timing import time_models
-
-COSTS = ["n_params", "macs", "code_bytes", "train_us", "latency_ms", "batch_latency_ms"]
 
 
 def _half_width(std: Any, n: Any, comparisons: int = 1) -> Any:
@@ -87,17 +80,6 @@ def effects(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     return table.join(df.groupby(factor)[["n_params", "macs", "code_bytes"]].median())
 
 
-def effects_and_times(
-    df: pd.DataFrame, factor: str, values: Iterable[Any], *, base: Config, split: Split
-) -> pd.DataFrame:
-    """The table of an ablation: `stats.effects` against the base's value, and what `time_models` measures of each
-    value's model with 128 images of a split."""
-    table = effects(df, factor, baseline=getattr(base, factor))
-    value_of = {str(value): value for value in values}
-    variants = {row: replace(base, **{factor: value_of[str(row)]}) for row in table.index}
-    return table.join(time_models(variants, split.images[:128], split.labels[:128]))
-
-
 def plot_effects(table: pd.DataFrame, ylabel: str = "test mse per pixel", floors: Floors = NO_FLOORS) -> Figure:
     """Draw a table of `stats.effects`: on the left each value's mean with its interval, and the floors; on the right
     the difference to the baseline, paired by seed, in percent of the baseline's mean."""
@@ -132,18 +114,6 @@ def _draw_differences(ax: Axes, table: pd.DataFrame, shift: float = 0, label: st
     ax.axvline(0, color=GREY, linewidth=1)
     ax.set(xlabel="difference to the baseline, % of its mean", ylim=(len(table) - 0.5, -0.5))
     ax.set_yticks(at, map(str, table.index), fontsize=8)
-
-
-def plot_error_by_class(errors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
-    """Draw the mean error per pixel ± its standard error for each class and model, of errors (N,) and labels (N,)."""
-    fig, ax = _chart(7, 3.2)
-    # categories: a class without images keeps its place
-    classes = pd.CategoricalIndex(np.asarray(names)[labels], categories=[*names])
-    by_class = pd.DataFrame(dict(errors)).groupby(classes, observed=False)
-    by_class.mean().plot.bar(ax=ax, yerr=by_class.sem(), width=0.8, rot=0, error_kw={"lw": 1}, color=[*DIGIT_COLOURS])
-    _finish(ax, "class", "test mse per pixel", legend=False)
-    ax.legend(frameon=False, fontsize=8, ncols=len(errors))
-    return fig
 
 
 def pca_errors(train: Split, test: Split) -> np.ndarray:
