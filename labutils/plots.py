@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 from labutils.config import IMAGE_SIZE
 from labutils.data import to_float
 from labutils.pictures import DIGIT_COLOURS, tile
-from labutils.pictures import class_names as class_names
+from labutils.pictures import class_names as class_names  # notebooks take it from here
 
 BLUE, ORANGE, GREY, PALE = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555", "#cccccc"
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=DIGIT_COLOURS)}

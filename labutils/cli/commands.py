@@ -16,7 +16,8 @@ from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
 from labutils.kinds import KINDS
 from labutils.paths import runs_dir
-from labutils.plots import class_names, plot_confusion, plot_history, plot_images
+from labutils.pictures import class_names
+from labutils.plots import plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
 from labutils.store.files import writable
 from labutils.store.folder import keep_encoder, read_encoder

@@ -41,9 +41,9 @@ def _check_torch() -> str:
 
     # what fails where torchvision was compiled for another torch; importing all of it takes a second more
     package = find_spec("torchvision")
-    folder = Path(package.submodule_search_locations[0]) if package and package.submodule_search_locations else None
-    if folder is None:
+    if package is None or package.origin is None:
         raise ImportError("torchvision is not installed")
+    folder = Path(package.origin).parent
     for library in (*folder.glob("_C*.so"), *folder.glob("_C*.pyd")):
         torch.ops.load_library(library)
     torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)

@@ -8,7 +8,8 @@ from torch import nn
 from labutils import codes
 from labutils.config import Config
 from labutils.data import Dataset, subset
-from labutils.plots import class_names, plot_grids, plot_images, plot_projections
+from labutils.pictures import class_names
+from labutils.plots import plot_grids, plot_images, plot_projections
 from labutils.store.weights import weights_file
 
 

@@ -176,12 +176,15 @@ def code_and_outputs(notebook: Path) -> str:
 def _strip(cell: Any) -> None:
     """Remove widgets from a code cell's outputs, but not the pictures that take their place; give images 128 colours or
     32 greys, for a third of the bytes."""
-    data = [output.get("data", {}) for output in cell.outputs]
-    cell.outputs = [output for output, d in zip(cell.outputs, data, strict=True) if WIDGET not in d or "image/png" in d]
+    kept = []
     for output in cell.outputs:
-        output.get("data", {}).pop(WIDGET, None)
-        if "image/png" in output.get("data", {}):
-            output["data"]["image/png"] = _few_colours(output["data"]["image/png"])
+        data = output.get("data", {})
+        widget, picture = data.pop(WIDGET, None), data.get("image/png")
+        if picture:
+            data["image/png"] = _few_colours(picture)
+        if picture or not widget:
+            kept.append(output)
+    cell.outputs = kept
 
 
 def _few_colours(picture: str) -> str:
@@ -240,7 +243,9 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
     the address of an explorer's page, to stand where the notebook has its sliders. A formula that cannot be converted
     is a ValueError.
     """
-    nb, place = nbformat.read(notebook, as_version=4), (*series, "", notebook.stem, "").index(notebook.stem)
+    nb = nbformat.read(notebook, as_version=4)
+    threes = zip(("", *series), series, (*series[1:], ""), strict=False)  # before, a notebook, after
+    before, after = next(((a, b) for a, stem, b in threes if stem == notebook.stem), ("", ""))
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     question = re.search(r"\*\*(?:The question|Question)\.\*\* (.+)", text)
     for cell in [cell for cell in nb.cells if cell.cell_type == "code" and "LatentExplorer(" in cell.source][:1]:
@@ -249,8 +254,7 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
         "metadata": {"name": notebook.stem}, "style": STYLE.read_text(encoding="utf-8"),
         "title": title[1] if (title := re.search(r"^# (.+)", text, re.MULTILINE)) else notebook.stem,
         "description": re.sub(r"[*`$]|\[(.*?)\]\(.*?\)", r"\1", question[1] if question else notebook.stem),
-        "previous": (*series, "")[place - 1] if 0 < place < len(series) else "",
-        "next": (*series, "", "")[place + 1] if place < len(series) else "",
+        "previous": before, "next": after,
     }  # fmt: skip
     exporter = PageExporter(template_name="lab", raw_template=NOTEBOOK_PAGE.read_text(encoding="utf-8"))
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True

@@ -83,11 +83,11 @@ def build_site(
         export_html(name, folder / "explorer" / f"{name}.html", data, classifier="classifier", n=600)
     for stem, figure, *_ in PICTURES:
         shutil.copy(root / "outputs" / stem / f"{figure}.png", folder / "pictures" / f"{stem}.{figure}.png")
-    found = results(root / "outputs").items()
     page = Template(Path(__file__).with_name("site.html").read_text(encoding="utf-8"), autoescape=True).render(
         style=STYLE.read_text(encoding="utf-8"), models={name: MODELS[name] for name in models},
         pictures=[(f"{stem}.{figure}.png", *texts) for stem, figure, *texts in PICTURES],
-        rows=[_row(stem, summary["question"], summary["answer"]) for stem, summary in found],
+        rows=[_row(stem, summary["question"], summary["answer"])
+              for stem, summary in results(root / "outputs").items()],
     )  # fmt: skip
     (folder / "index.html").write_text(page, encoding="utf-8")
     return folder / "index.html"
