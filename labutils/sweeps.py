@@ -111,10 +111,10 @@ def tuned_sweep(
 ) -> pd.DataFrame:
     """Run every arm at its own best learning rate, for each number of epochs: a row a run, also of those not best.
 
-    With the fewest epochs every arm trains with every rate, half of the seeds each; the rate with the least validation
-    error is its best, and while that is the smallest or largest tried, half or twice of it is tried as well. With more
-    epochs an arm begins with the best rate of the budget before and half of it, one seed each, and goes on in the same
-    way. At smoke scale two arms and two rates run.
+    With the fewest epochs every arm trains with every rate, half of the seeds each, at most three; the rate with the
+    least validation error is its best, and while that is the smallest or largest tried, half or twice of it is tried as
+    well. With more epochs an arm begins with the best rate of the budget before and half of it, one seed each, and goes
+    on in the same way. At smoke scale two arms and two rates run.
 
     Args:
         arms: name → config; the first is what `stats.verdicts` compares with.
@@ -138,7 +138,7 @@ def tuned_sweep(
     for i, (epochs, seeds) in enumerate(sorted(budgets.items())):
         epochs = i + 1 if limits.epochs else epochs  # at smoke scale, too, budgets differ
         seeds = min(seeds, limits.seeds or seeds)
-        tuning_seeds = 1 if i else max(1, seeds // 2)
+        tuning_seeds = 1 if i else min(3, max(1, seeds // 2))
         df = table(rates, epochs, tuning_seeds)
         while not limits.values and (untried := _beyond_the_edge(best_rates(df), rates)):
             df = pd.concat([df, table({name: [lr] for name, lr in untried.items()}, epochs, tuning_seeds)])
