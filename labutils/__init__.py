@@ -12,7 +12,8 @@ The core, to be read in an afternoon
 Looked up, not read
   device      device, precision, threads, eval_mode       download    image files: located, fetched, verified
   transfer    another model's encoder under a classifier  codes       encode, interpolate, project, sample
-  pictures    PNG bytes; digits from picture files        plots       plot_*: arrays in, Figure out
+  own         images of your own, as arrays               pictures    PNG bytes; digits from picture files
+  plots       plot_*: arrays in, Figure out
   evaluation  PCA, probe, likelihood, Fréchet distance    timing      parameters, MACs, latency, models in turns
   callbacks   progress bar, TensorBoard, each epoch       workers     one process a core, or any executor
 
@@ -26,21 +27,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
+    from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config, add_kind, option
     from labutils.data import load_dataset
     from labutils.explore.explorer import LatentExplorer as LatentExplorer
     from labutils.explore.latent_map import LatentMap as LatentMap
+    from labutils.own import save_images
     from labutils.runs import load_run, run
     from labutils.stats import compare, summarize, verdicts
     from labutils.store.folder import stored_runs
     from labutils.sweeps import ablate, sweep, tuned_sweep
 
-__all__ = ["BASELINE", "CLASSIFIER", "COMPACT", "CONV_VAE", "MLP_VAE", "TRADEOFF", "Config", "ablate", "compare",
-           "load_dataset", "load_run", "run", "stored_runs", "summarize", "sweep", "tuned_sweep",
-           "verdicts"]  # fmt: skip
+__all__ = ["BASELINE", "CLASSIFIER", "COMPACT", "CONV_VAE", "MLP_VAE", "TRADEOFF", "Config", "ablate", "add_kind",
+           "compare", "load_dataset", "load_run", "option", "run", "save_images", "stored_runs", "summarize", "sweep",
+           "tuned_sweep", "verdicts"]  # fmt: skip
 # where each name lives; what is not listed is in config
 HOME = {"load_dataset": "data", "run": "runs", "load_run": "runs", "stored_runs": "store.folder", "sweep": "sweeps",
-        "ablate": "sweeps", "tuned_sweep": "sweeps", "summarize": "stats", "compare": "stats", "verdicts": "stats",
+        "ablate": "sweeps", "tuned_sweep": "sweeps", "summarize": "stats", "compare": "stats", "verdicts": "stats", "save_images": "own",
         "LatentExplorer": "explore.explorer",
         "LatentMap": "explore.latent_map"}  # fmt: skip
 

@@ -23,7 +23,7 @@ def encode_images(model: nn.Module, images: torch.Tensor, y: object = None) -> t
 
 def decode_codes(model: nn.Module, z: torch.Tensor, y: object = None) -> torch.Tensor:
     """Return images (N,1,28,28) in [0,1] of codes (N,latent_dim) and labels as in `encode_images`."""
-    return _in_batches(model, model.decode, z, y)
+    return _in_batches(model, model.decode, z, y if getattr(model, "conditional", False) else None)
 
 
 def _in_batches(model: nn.Module, method: Any, inputs: torch.Tensor, y: object) -> torch.Tensor:
@@ -32,7 +32,7 @@ def _in_batches(model: nn.Module, method: Any, inputs: torch.Tensor, y: object) 
     if y is not None:
         labels = torch.as_tensor(y)
         labels = labels if labels.is_floating_point() else labels.long()  # files hold them as bytes
-        sets.append(as_labels(labels, len(inputs)))
+        sets.append(as_labels(labels, len(inputs), getattr(model, "classes", 10)))
     outputs = []
     with eval_mode(model) as device:
         for batch in zip(*(whole.split(1000) for whole in sets), strict=True):

@@ -3,13 +3,15 @@
 import hashlib
 import math
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from functools import cache, partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from labutils.kinds import KINDS, has_field
+from labutils.kinds import AUTOENCODER_MEASURES, BUILT_IN, KINDS, Kind, OwnField, has_field
 
 IMAGE_SIZE = 28
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "elu", "tanh")
@@ -19,7 +21,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def option(default: Any, help: str, *, choices: Collection[str] = (), low: float = -math.inf, high: float = math.inf,
+def option(default: Any, help: str, *, choices: Collection[Any] = (), low: float = -math.inf, high: float = math.inf,
            above: float = -math.inf, neutral: Any = None) -> Any:  # fmt: skip
     """A Config field with its meaning and its allowed values: `choices`, or low <= value <= high and value > above.
 
@@ -41,7 +43,12 @@ class Config:
     """
 
     # images and kind of model
-    dataset: str = option("mnist", "which images", choices=("mnist", "fashion_mnist", "mnist5k"))
+    dataset: str = option("mnist", "which images: mnist, fashion_mnist, mnist5k, digits or your own, see load_dataset")
+    image_size: int = option(IMAGE_SIZE, "height and width that a folder's pictures are framed to; others have their "
+                             "own", low=8, high=64, neutral=IMAGE_SIZE)  # fmt: skip
+    channels: int = option(1, "1 makes a folder's pictures grey, 3 keeps red, green and blue; others have their own",
+                           choices=(1, 3), neutral=1)  # fmt: skip
+    classes: int = option(10, "number of classes, always that of the images", low=1, high=1000, neutral=10)
     model: str = option(
         "cae", "autoencoder: convolutional (cae) or linear; variational ones; or a classifier", choices=KINDS
     )
@@ -87,6 +94,8 @@ class Config:
     threads: int = option(1, "threads of the processor", low=1, high=1024, neutral=1)  # in a sweep one each is quickest
 
     def __post_init__(self) -> None:
+        if self.model in KINDS and type(self) is not (wanted := config_class(self.model)):
+            raise ValueError(f"model={self.model!r} has other fields: make its configs by {wanted.__name__}(…)")
         for f in fields(self):
             value = _checked(f, getattr(self, f.name))
             if value != f.default and not has_field(self.model, f.name):
@@ -106,7 +115,7 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The inverse of `to_dict`; a field that Config got later may be missing. Another that is missing, one that is
         unknown, or a value out of range is a ValueError."""
-        values = {**NEUTRAL, **values}
+        cls, values = config_class(values.get("model", "")), {**NEUTRAL, **values}
         if wrong := {f.name for f in fields(cls)} ^ set(values):
             raise ValueError(f"this is no Config of today's labutils: unknown or missing fields {sorted(wrong)}")
         return cls(**values)
@@ -125,8 +134,14 @@ def _checked(f: Field, value: Any) -> Any:
         return None
     if f.metadata["choices"]:
         if value not in f.metadata["choices"]:
-            raise ValueError(f"{f.name}={value!r} must be one of {', '.join(f.metadata['choices'])}")
-        return str(value)  # a numpy string, too, is stored and hashed as text
+            raise ValueError(f"{f.name}={value!r} must be one of {', '.join(map(str, f.metadata['choices']))}")
+        return (
+            int(value) if isinstance(f.default, int) else str(value)
+        )  # a numpy string, too, is stored and hashed as text
+    if f.name == "dataset":
+        if not isinstance(value, (str, PurePath)) or not str(value):
+            raise ValueError(f"{f.name}={value!r} must be the name of a data set, or the path of your own")
+        return str(value)
     if isinstance(f.default, bool):
         if value not in (False, True):
             raise ValueError(f"{f.name}={value!r} must be True or False")
@@ -150,6 +165,65 @@ def _number(f: Field, value: Any, kind: type) -> Any:
         lower = f"above {above:g}" if above > -math.inf else f"from {low:g}"
         raise ValueError(f"{f.name}={value!r} must be {noun} {lower} to {high:g}")
     return number
+
+
+def config_class(model: str) -> type[Config]:
+    """The class of a kind's configs: Config, or for a kind of your own with more fields the one made from them."""
+    own = KINDS[model].own if model in KINDS else ()
+    return _class_with(model, own) if own else Config
+
+
+@cache
+def _class_with(model: str, own: tuple[OwnField, ...]) -> type[Config]:
+    more = [(f.name, type(f.default), field(default=f.default, metadata=dict(f.metadata))) for f in own]
+    return make_dataclass(model, more, bases=(Config,), frozen=True)
+
+
+def add_kind(
+    name: str,
+    network: Callable[[Any], Any],
+    objective: Callable[[Any], Any],
+    *,
+    measures: Callable[..., dict[str, float]] | None = None,
+    fields: Collection[str] = (),
+    own: Mapping[str, Any] | None = None,
+    labelled: bool = False,
+) -> Callable[..., Any]:
+    """Define a kind of model, or define it anew, and return what makes its configs: a function that takes the fields of
+    Config and the kind's own.
+
+        Noisy = add_kind("noisy", network, objective, fields=CONVOLUTIONS, own={"noise": option(0.3, "its strength")})
+        ablate("noise", [0.0, 0.3, 1.0], base=Noisy(dataset="digits", latent_dim=8))
+
+    Runs are stored under the source of these functions and of all that they use outside of installed packages: after an
+    edit they are made anew. Processes and clusters get the definition with each run.
+
+    Args:
+        network: config → nn.Module with `encode` and `decode` (see models.Autoencoder), or without if measures say how
+            good it is. Images are (B,config.channels,config.image_size,config.image_size).
+        objective: config → function (model, x, y, progress) → dict of batch means, of which "loss" is minimised.
+        measures: (model, config, data) → dict of metrics; None takes metrics.autoencoder_measures.
+        fields: fields of Config that network and objective read, such as those in kinds.CONVOLUTIONS; what all kinds
+            have (latent_dim, epochs, lr, …) need not be named.
+        own: further fields, each an `option`.
+        labelled: whether it learns labels.
+
+    A name that is taken or no identifier, or a field that is none, is a ValueError.
+    """
+    known = Config.__dataclass_fields__
+    if not name.isidentifier() or name in BUILT_IN:
+        raise ValueError(f"{name!r} must be a name of letters, digits and _ other than {', '.join(BUILT_IN)}")
+    if wrong := [f for f in fields if f not in known]:
+        raise ValueError(f"fields={wrong} are none of Config: name those of your own in own={{…}}")
+    if wrong := [f for f, value in (own or {}).items() if f in known or not f.isidentifier() or not _is_option(value)]:
+        raise ValueError(f"own={wrong} must be new names, each with an option(default, its meaning)")
+    own_fields = tuple(OwnField(f, value.default, tuple(value.metadata.items())) for f, value in (own or {}).items())
+    KINDS[name] = Kind(network, objective, measures or AUTOENCODER_MEASURES, tuple(fields), labelled, own_fields)
+    return partial(config_class(name), model=name)
+
+
+def _is_option(value: Any) -> bool:
+    return isinstance(value, Field) and "help" in value.metadata and value.default is not MISSING
 
 
 BASELINE = Config()  # the fixed point of the series: every ablation changes exactly one of its fields

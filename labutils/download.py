@@ -44,14 +44,19 @@ class DataError(RuntimeError):
     """Images are missing, damaged or foreign; the message names the file and the remedy."""
 
 
-def find_folder(name: str) -> Path | None:
-    """Return the first of `$LABUTILS_DATA` and `data/` that holds (part of) the set, without looking into its files."""
-    candidates = [data_dir()]
+def data_folders() -> list[Path]:
+    """Return `$LABUTILS_DATA`, where it is set, and `data/`; a DataError where the first is no folder."""
+    folders = [data_dir()]
     if env := os.environ.get("LABUTILS_DATA"):
-        candidates.insert(0, environment_path(env))
-        if not candidates[0].is_dir():
-            raise DataError(f"LABUTILS_DATA={env} is not a folder: there is no {candidates[0]}. {remedy(name)}")
-    for folder in candidates:
+        folders.insert(0, environment_path(env))
+        if not folders[0].is_dir():
+            raise DataError(f"LABUTILS_DATA={env} is not a folder: there is no {folders[0]}. {remedy('mnist')}")
+    return folders
+
+
+def find_folder(name: str) -> Path | None:
+    """Return the first of `data_folders` that holds (part of) the set, without looking into its files."""
+    for folder in data_folders():
         there = [(folder / FOLDERS[name] / "raw" / part).exists() for part in PARTS]
         # of our own folder an incomplete set is an interrupted move, or a damaged file that was deleted as advised
         if all(there) or (any(there) and folder != data_dir()):

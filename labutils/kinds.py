@@ -3,11 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 NONLINEAR = ("batch_norm", "activation", "negative_slope")
 CONVOLUTIONS = ("filters", "depth", "residual", *NONLINEAR)
+AUTOENCODER_MEASURES = "labutils.metrics:autoencoder_measures"
 ELBO = ("beta", "beta_warmup", "free_bits", "binarise")
+
+
+class OwnField(NamedTuple):
+    """A field that only a kind of your own has: name, default, and the items of `config.option`'s metadata."""
+
+    name: str
+    default: Any
+    metadata: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -18,8 +27,10 @@ class Kind:
         network: Config → nn.Module.
         objective: Config → Objective (see objectives.py).
         measures: (model, config, data) → dict of the metrics that tell its quality.
-        fields: fields of Config for this kind; one that no kind names belongs to all.
+        fields: fields of Config for this kind; one that no built-in kind names belongs to all.
         labelled: whether it learns labels: `n_train` images are then drawn by the seed, balanced over the classes.
+        own: fields that Config itself lacks, of a kind of your own.
+        source: in a worker, what `store.source.source_of` gave where the kind is defined.
     """
 
     network: str | Callable[..., Any]
@@ -27,6 +38,8 @@ class Kind:
     measures: str | Callable[..., Any]
     fields: tuple[str, ...] = ()
     labelled: bool = False
+    own: tuple[OwnField, ...] = ()
+    source: str = ""
 
     def part(self, name: str) -> Callable[..., Any]:
         """The callable that an attribute holds or names."""
@@ -42,13 +55,13 @@ KINDS = {
     "cae": Kind(
         network="labutils.models:conv_autoencoder",
         objective="labutils.objectives:reconstruction_objective",
-        measures="labutils.metrics:autoencoder_measures",
+        measures=AUTOENCODER_MEASURES,
         fields=(*CONVOLUTIONS, "loss"),
     ),
     "linear": Kind(
         network="labutils.models:linear_autoencoder",
         objective="labutils.objectives:reconstruction_objective",
-        measures="labutils.metrics:autoencoder_measures",
+        measures=AUTOENCODER_MEASURES,
         fields=("loss",),
     ),
     "mlp_vae": _vae("labutils.models:mlp_vae", "hidden", *NONLINEAR),
@@ -64,6 +77,10 @@ KINDS = {
 }
 
 
+BUILT_IN = tuple(KINDS)
+_OF_SOME = frozenset(field for kind in KINDS.values() for field in kind.fields)
+
+
 def has_field(model: str, field: str) -> bool:
     """Whether a kind of model has a field of Config."""
-    return field in KINDS[model].fields or not any(field in kind.fields for kind in KINDS.values())
+    return field in KINDS[model].fields or field not in _OF_SOME

@@ -36,23 +36,25 @@ def image_mse(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-    """x, x_hat (B,1,H,W) in [0,1] → (B,) structural similarity, at most 1.
+    """x, x_hat (B,C,H,W) in [0,1] → (B,) structural similarity, at most 1.
 
-    Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13, with their Gaussian window of 11 pixels and σ = 1.5, averaged over
-    the windows that lie within the image.
+    Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13, with their Gaussian window of 11 pixels (of smaller images as many as
+    fit, an odd number) and σ = 1.5, averaged over the windows that lie within the image, and over channels.
     """
-    g = torch.exp(-((torch.arange(11, device=x.device, dtype=x.dtype) - 5) ** 2) / (2 * 1.5**2))
+    n, width = len(x), min(11, (x.shape[-1] - 1) // 2 * 2 + 1)
+    x, x_hat = x.flatten(0, 1)[:, None], x_hat.flatten(0, 1)[:, None]
+    g = torch.exp(-((torch.arange(width, device=x.device, dtype=x.dtype) - width // 2) ** 2) / (2 * 1.5**2))
     g /= g.sum()
 
     def blur(image: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(F.conv2d(image, g.view(1, 1, 11, 1)), g.view(1, 1, 1, 11))
+        return F.conv2d(F.conv2d(image, g.view(1, 1, -1, 1)), g.view(1, 1, 1, -1))
 
     mu_x, mu_y = blur(x), blur(x_hat)
     var_x, var_y = blur(x * x) - mu_x**2, blur(x_hat * x_hat) - mu_y**2
     covariance = blur(x * x_hat) - mu_x * mu_y
     c1, c2 = 0.01**2, 0.03**2
     index = (2 * mu_x * mu_y + c1) * (2 * covariance + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))
-    return index.flatten(1).mean(1)
+    return index.view(n, -1).mean(1)
 
 
 def posterior_metrics(model: nn.Module, split: Split, objective: Objective) -> dict[str, float]:

@@ -1,16 +1,17 @@
 """The models. All have `encode(x) -> z`, and all but the classifier `decode(z) -> x_hat`."""
 
+import math
+
 import torch
 from torch import nn
 
-from labutils.config import IMAGE_SIZE, Config, stream_seed
+from labutils.config import Config, stream_seed
 from labutils.device import RANDOM_LOCK, eval_mode
 from labutils.kinds import KINDS
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU, "tanh": nn.Tanh}
 # The logit of 0.12, about the mean pixel of MNIST: starting there saves learning that most of an image is background
 DARK = -2.0
-CLASSES = 10
 
 
 def build_model(config: Config) -> nn.Module:
@@ -21,6 +22,11 @@ def build_model(config: Config) -> nn.Module:
     # the layout that the convolutions compute in: any other is converted there and back in every layer
     model.to(memory_format=torch.channels_last)
     return model
+
+
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """(C,H,H) of an image; of MNIST (1,28,28)."""
+    return config.channels, config.image_size, config.image_size
 
 
 def activation(config: Config) -> nn.Module:
@@ -86,16 +92,16 @@ def _after(config: Config, width: int) -> list[nn.Module]:
 
 def _sizes(config: Config) -> list[int]:
     """Height and width before the first convolution and after each."""
-    sizes = [IMAGE_SIZE]
+    sizes = [config.image_size]
     for i in range(len(config.filters)):
         sizes.append((sizes[-1] + 1) // 2 if i < config.depth else sizes[-1])
     return sizes
 
 
 def conv_encoder(config: Config, outputs: int) -> nn.Sequential:
-    """(B,1,28,28) → (B,outputs). The first `depth` convolutions have stride 2 (28 → 14 → 7 → 4), the others 1."""
+    """(B,C,H,H) → (B,outputs). The first `depth` convolutions have stride 2 (28 → 14 → 7 → 4), the others 1."""
     layers: list[nn.Module] = []
-    for i, (before, width) in enumerate(zip((1, *config.filters), config.filters, strict=False)):
+    for i, (before, width) in enumerate(zip((config.channels, *config.filters), config.filters, strict=False)):
         stride = 2 if i < config.depth else 1
         layers += [nn.Conv2d(before, width, 3, stride, padding=1, bias=not config.batch_norm), *_after(config, width)]
         layers += [Residual(config, width)] if config.residual else []
@@ -103,8 +109,8 @@ def conv_encoder(config: Config, outputs: int) -> nn.Sequential:
 
 
 def conv_decoder(config: Config, inputs: int) -> nn.Sequential:
-    """(B,inputs) → logits (B,1,28,28): `conv_encoder` mirrored, with transposed convolutions."""
-    sizes, widths = _sizes(config), (1, *config.filters)
+    """(B,inputs) → logits (B,C,H,H): `conv_encoder` mirrored, with transposed convolutions."""
+    sizes, widths = _sizes(config), (config.channels, *config.filters)
     bottom = (widths[-1], sizes[-1], sizes[-1])
     layers: list[nn.Module] = [nn.Linear(inputs, widths[-1] * sizes[-1] ** 2), ToMaps(*bottom), activation(config)]
     for i in reversed(range(len(config.filters))):
@@ -134,7 +140,8 @@ def _last_layer(model: nn.Module) -> nn.Linear | nn.ConvTranspose2d:
 
 
 class Autoencoder(nn.Module):
-    """An encoder (B,1,28,28) → (B,latent_dim), and a decoder (B,latent_dim) → logits (B,1,28,28)."""
+    """An encoder (B,C,H,H) → (B,latent_dim), and a decoder (B,latent_dim) → logits (B,C,H,H). Of MNIST's images C is 1
+    and H is 28."""
 
     def __init__(self, config: Config, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -175,9 +182,10 @@ def conv_autoencoder(config: Config) -> Autoencoder:
 
 def linear_autoencoder(config: Config) -> Autoencoder:
     """One matrix each way, and the sigmoid: 784 → latent_dim → 784."""
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(IMAGE_SIZE**2, config.latent_dim))
-    to_image = nn.Unflatten(1, (1, IMAGE_SIZE, IMAGE_SIZE))
-    return Autoencoder(config, encoder, nn.Sequential(nn.Linear(config.latent_dim, IMAGE_SIZE**2), to_image))
+    shape = image_shape(config)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), config.latent_dim))
+    decoder = nn.Sequential(nn.Linear(config.latent_dim, math.prod(shape)), nn.Unflatten(1, shape))
+    return Autoencoder(config, encoder, decoder)
 
 
 class VAE(nn.Module):
@@ -188,9 +196,9 @@ class VAE(nn.Module):
 
     Args:
         encoder: (B,1,28,28) → (B,2·latent_dim), mu and then logvar.
-        decoder: (B,latent_dim) → logits (B,1,28,28); of a conditional one (B,latent_dim+10) →.
-        label_shift: (B,10) → (B,2·latent_dim), what a label changes in mu and logvar: with it every class has codes
-            around zero.
+        decoder: (B,latent_dim) → logits (B,1,28,28); of a conditional one (B,latent_dim+classes) →.
+        label_shift: (B,classes) → (B,2·latent_dim), what a label changes in mu and logvar: with it every class has
+            codes around zero.
     """
 
     def __init__(
@@ -198,6 +206,7 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_dim = config.latent_dim
+        self.classes = config.classes
         self.conditional = label_shift is not None
         self.encoder = encoder
         self.label_shift = label_shift
@@ -216,7 +225,7 @@ class VAE(nn.Module):
         """
         outputs = self.encoder(x).float()
         if self.label_shift is not None:
-            outputs = outputs + self.label_shift(_one_hot(outputs, y))
+            outputs = outputs + self.label_shift(_one_hot(outputs, y, self.classes))
         mu, logvar = outputs.chunk(2, dim=1)
         return mu, 10 * (logvar / 10).tanh()  # bounded smoothly: no exponential overflows, no gradient is cut off
 
@@ -226,7 +235,7 @@ class VAE(nn.Module):
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """z (B,latent_dim), labels as in `posterior` → logits (B,1,28,28), float32."""
-        return self.decoder(torch.cat([z, _one_hot(z, y)], dim=1) if self.conditional else z).float()
+        return self.decoder(torch.cat([z, _one_hot(z, y, self.classes)], dim=1) if self.conditional else z).float()
 
     def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """z (B,latent_dim), labels as in `posterior` → x_hat (B,1,28,28) in [0,1]."""
@@ -245,13 +254,13 @@ class VAE(nn.Module):
         generator.manual_seed(seed) if seed is not None else generator.seed()
         z = torch.randn(n, self.latent_dim, generator=generator)
         with eval_mode(self) as device:
-            labels = None if y is None else as_labels(y, n).to(device)
+            labels = None if y is None else as_labels(y, n, self.classes).to(device)
             return self.decode(z.to(device), labels)
 
 
 def mlp_vae(config: Config) -> VAE:
     """A VAE with one hidden layer each way: 784 → hidden → latent_dim → hidden → 784."""
-    pixels, to_image = IMAGE_SIZE**2, nn.Unflatten(1, (1, IMAGE_SIZE, IMAGE_SIZE))
+    pixels, to_image = math.prod(image_shape(config)), nn.Unflatten(1, image_shape(config))
     encoder = [nn.Flatten(), *_dense(config, pixels), nn.Linear(config.hidden, 2 * config.latent_dim)]
     decoder = [*_dense(config, config.latent_dim), nn.Linear(config.hidden, pixels), to_image]
     return VAE(config, nn.Sequential(*encoder), nn.Sequential(*decoder))
@@ -265,31 +274,31 @@ def conv_vae(config: Config) -> VAE:
 def conditional_vae(config: Config) -> VAE:
     """A conv_vae that is told the label."""
     encoder = conv_encoder(config, 2 * config.latent_dim)
-    label_shift = nn.Linear(CLASSES, 2 * config.latent_dim, bias=False)
-    return VAE(config, encoder, conv_decoder(config, config.latent_dim + CLASSES), label_shift)
+    label_shift = nn.Linear(config.classes, 2 * config.latent_dim, bias=False)
+    return VAE(config, encoder, conv_decoder(config, config.latent_dim + config.classes), label_shift)
 
 
-def as_labels(y: object, n: int) -> torch.Tensor:
+def as_labels(y: object, n: int, classes: int = 10) -> torch.Tensor:
     """One label for all or n labels, as number, list, array or tensor → (n,) int64; −1 stands for none.
 
     Another number of labels, or one that is no class, is a ValueError.
     """
     labels = torch.as_tensor(y).cpu()
     whole = labels.shape in ((), (n,)) and not labels.is_floating_point()
-    if not whole or not ((labels >= -1) & (labels < CLASSES)).all():
-        raise ValueError(f"y={y!r} must be integers from 0 to {CLASSES - 1}, one for all or {n}; −1: no label")
+    if not whole or not ((labels >= -1) & (labels < classes)).all():
+        raise ValueError(f"y={y!r} must be integers from 0 to {classes - 1}, one for all or {n}; −1: no label")
     return labels.long().expand(n)
 
 
-def _one_hot(like: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-    """Labels (B,) → (B,10) of the other tensor's type, a row of zeros where there is none (−1)."""
+def _one_hot(like: torch.Tensor, y: torch.Tensor | None, classes: int) -> torch.Tensor:
+    """Labels (B,) → (B,classes) of the other tensor's type, a row of zeros where there is none (−1)."""
     if y is None:
-        return like.new_zeros(len(like), CLASSES)
-    return nn.functional.one_hot(y.clamp_min(0), CLASSES).to(like) * (y >= 0)[:, None]
+        return like.new_zeros(len(like), classes)
+    return nn.functional.one_hot(y.clamp_min(0), classes).to(like) * (y >= 0)[:, None]
 
 
 class Classifier(nn.Module):
-    """An autoencoder's encoder with a head: (B,1,28,28) → z (B,latent_dim) → logits (B,10).
+    """An autoencoder's encoder with a head: (B,C,H,H) → z (B,latent_dim) → logits (B,classes).
 
     With `head` units in a hidden layer the head takes codes of any scale: it standardises them first.
     """
@@ -302,7 +311,8 @@ class Classifier(nn.Module):
         width = config.latent_dim
         if config.head:
             hidden, width = [nn.BatchNorm1d(width, affine=False), nn.Linear(width, config.head)], config.head
-        self.head = nn.Sequential(*hidden, activation(config), nn.Dropout(config.dropout), nn.Linear(width, CLASSES))
+        output = nn.Linear(width, config.classes)
+        self.head = nn.Sequential(*hidden, activation(config), nn.Dropout(config.dropout), output)
         _scale_weights(self, config)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -310,5 +320,5 @@ class Classifier(nn.Module):
         return self.encoder(x)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """x → logits (B,10), float32 also under autocast."""
+        """x → logits (B,classes), float32 also under autocast."""
         return self.head(self.encode(x)).float()

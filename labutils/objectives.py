@@ -122,7 +122,7 @@ def label_error(
 
 
 def moved(x: Tensor, shift: int, flip: bool = False) -> Tensor:
-    """x (B,1,H,W) → the same images, each moved by up to `shift` pixels down and across at random, over zeros; with
+    """x (B,C,H,W) → the same images, each moved by up to `shift` pixels down and across at random, over zeros; with
     `flip` every other one, on average, is mirrored first."""
     n, _, height, width = x.shape
     down, across = torch.randint(0, 2 * shift + 1, (2, n, 1), device=x.device)
@@ -131,4 +131,4 @@ def moved(x: Tensor, shift: int, flip: bool = False) -> Tensor:
     if flip:
         columns = torch.where(torch.rand(n, 1, device=x.device) < 0.5, columns.flip(1), columns)
     index = torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], (across + columns)[:, None, :]
-    return F.pad(x[:, 0], [shift] * 4)[index][:, None]
+    return F.pad(x, [shift] * 4).permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)

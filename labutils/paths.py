@@ -55,5 +55,6 @@ def runs_dir() -> Path:
 
 
 def local_dir(dataset: str) -> Path:
-    """A reader's own tables, figures and executed notebooks for one data set at the present scale (git-ignored)."""
-    return outputs_dir() / "local" / f"{dataset}-{scale().name}"
+    """A reader's own tables, figures and executed notebooks for one data set, by its name or path, at the present scale
+    (git-ignored)."""
+    return outputs_dir() / "local" / f"{Path(dataset).stem}-{scale().name}"

@@ -10,65 +10,81 @@ import torch
 from PIL import Image, ImageOps
 
 from labutils.config import IMAGE_SIZE
-from labutils.data import check_images, to_float
+from labutils.data import CLASSES, check_images, load_dataset, to_float
+from labutils.own import framed_picture
 
 INK_SIZE = 20  # MNIST's digits fill 20 × 20 pixels of their 28 × 28 (LeCun et al. 1998)
 
 # Ten colours that stay apart for most kinds of colour vision (Okabe and Ito's eight, and two of Tol's)
 DIGIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
                  "#8C6D00", "#332288", "#882255", "#777777")  # fmt: skip
-FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Return the names of a data set's ten classes, by label."""
-    return FASHION if dataset == "fashion_mnist" else tuple("0123456789")
+    """Return the names of a data set's classes, by label; "picture" alone where there are none."""
+    return CLASSES.get(dataset) or load_dataset(dataset).classes or ("picture",)
 
 
 def png(images: torch.Tensor, columns: int = 0) -> bytes:
-    """Return images (N,1,28,28), uint8 or floats in [0,1], as a PNG file: dark on white, `columns` a row (0: all)."""
+    """Return images (N,C,H,H), uint8 or floats in [0,1], as a PNG file, `columns` a row (0: all): grey ones dark on
+    white, as ink on paper."""
     buffer = io.BytesIO()
-    picture = (255 * (1 - tile(images, columns or len(images)))).round().astype(np.uint8)
+    picture = tile(images, columns or len(images))
+    picture = (255 * (1 - picture if picture.ndim == 2 else picture)).round().astype(np.uint8)
     Image.fromarray(picture).save(buffer, "png", compress_level=1)
     return buffer.getvalue()
 
 
 def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
-    """Return images (N,1,28,28) as one picture (rows·28, columns·28), floats in [0,1], the last row filled with 0."""
+    """Return images (N,C,H,W) as one picture (rows·H, columns·W), of RGB (rows·H, columns·W, 3), floats in [0,1], the
+    last row filled with paper: grey ones are drawn dark on white."""
     x = to_float(images)
     rows = -(-len(x) // columns)
     if len(x) < rows * columns:
-        x = torch.cat([x, x.new_zeros(rows * columns - len(x), *x.shape[1:])])
-    return x.view(rows, columns, *x.shape[2:]).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
+        x = torch.cat([x, x.new_full((rows * columns - len(x), *x.shape[1:]), paper(x))])
+    x = x.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    return (x[..., 0] if x.shape[-1] == 1 else x).numpy()
 
 
-def as_images(source: object) -> torch.Tensor:
-    """Return digits as (N,1,28,28) floats in [0,1], light ink on black.
+def paper(images: torch.Tensor) -> float:
+    """Return the value of a pixel that is drawn white: 0 of grey images (N,1,H,W), which are drawn as ink, 1 of RGB."""
+    return 0.0 if images.shape[1] == 1 else 1.0
+
+
+def as_images(source: object, size: int = IMAGE_SIZE, channels: int = 1, *, whole: bool = False) -> torch.Tensor:
+    """Return images as (N,channels,size,size) floats in [0,1].
 
     Args:
-        source: a tensor or array (N,1,28,28), (N,28,28) or (28,28), uint8 or floats in [0,1], taken as it is (dark ink
-            on a light ground is a ValueError); an array (H,W) of another size; the path of a picture, or several. The
-            last two may be of either polarity and are framed as MNIST's digits were: 20 × 20 pixels, centre of mass in
-            the middle. A picture without a digit is a ValueError that names the file.
+        source: a tensor or array (N,C,H,H), (N,H,H) or (H,H), uint8 or floats in [0,1], of that size, taken as it is
+            (where digits are expected dark ink on a light ground is a ValueError); an array (H,W) of another size; the
+            path of a picture, or several. The last two may be of either polarity.
+        whole: frame pictures as those of a folder, see `own.framed_picture`. Otherwise they are digits, framed as
+            MNIST's were: light ink on black, 20 × 20 pixels, centre of mass in the middle; a picture without a digit is
+            a ValueError that names the file.
     """
     if isinstance(source, (str, Path)):
-        return read_picture(source)
+        source = [source]
     if isinstance(source, Sequence) and source and all(isinstance(item, (str, Path)) for item in source):
+        if whole:
+            return torch.stack([to_float(torch.from_numpy(framed_picture(item, size, channels))) for item in source])
         return torch.cat([read_picture(item) for item in source])
     images = torch.as_tensor(np.asarray(source)) if not isinstance(source, torch.Tensor) else source.detach().cpu()
     if images.dtype not in (torch.uint8, torch.bool) and not images.is_floating_point():
         raise ValueError(f"images of type {images.dtype}: uint8 from 0 to 255, or floats from 0 to 1, are expected")
-    if images.ndim == 2 and images.shape != (IMAGE_SIZE, IMAGE_SIZE):
+    if images.ndim == 2 and images.shape != (size, size) and not whole:
         grey = to_float(images)
         if not ((grey >= 0) & (grey <= 1)).all():
             raise ValueError("float images must be finite and within [0, 1]")
         return framed(grey.numpy(), f"an array of shape {tuple(images.shape)}")
     if images.ndim in (2, 3):
-        images = images.view(-1, 1, *images.shape[-2:])
+        images = images.reshape(-1, channels, *images.shape[-2:])
     check_images(images)
+    if images.shape[1:] != (channels, size, size):
+        raise ValueError(f"images have shape {tuple(images.shape)}, this model knows (N, {channels}, {size}, {size})")
     x = to_float(images)
     edges = torch.cat([x[:, 0, 0], x[:, 0, -1], x[:, 0, :, 0], x[:, 0, :, -1]], dim=1)
-    if (light := (edges.median(1).values > 0.8).nonzero()).numel():  # of MNIST and Fashion-MNIST no image is
+    # of MNIST and Fashion-MNIST no image is
+    if not whole and (light := (edges.median(1).values > 0.8).nonzero()).numel():
         raise ValueError(f"image {int(light[0])} has a light ground: models know light ink on black, so pass 1 - x")
     return x
 

@@ -15,9 +15,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from labutils.config import IMAGE_SIZE
 from labutils.data import to_float
-from labutils.pictures import DIGIT_COLOURS, tile
+from labutils.pictures import DIGIT_COLOURS, paper, tile
 from labutils.pictures import class_names as class_names  # notebooks take it from here
 
 BLUE, ORANGE, GREY, PALE = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555", "#cccccc"
@@ -85,12 +84,14 @@ def _draw_floors(ax: Axes, floors: Floors, side: str = "right") -> None:
 
 
 def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] = ()) -> Figure:
-    """Draw a row of images for each label → (n,1,28,28), uint8 or floats in [0,1]; the rows may differ in length.
+    """Draw a row of images for each label → (n,C,H,H), uint8 or floats in [0,1]; the rows may differ in length.
     `columns` are texts above the columns."""
     n, label = max(map(len, rows.values())), max(map(len, rows))
     fig, ax = _chart(0.62 * n + 0.08 * label, 0.62 * len(rows) + (0.2 if columns else 0))
-    side = IMAGE_SIZE + 2 * 2  # two white pixels around each image, and as many blank images as a row lacks
-    images = torch.cat([F.pad(to_float(x), (2, 2, 2, 2, 0, 0, 0, n - len(x))) for x in rows.values()])
+    # two white pixels around each image, and as many blank images as a row lacks
+    frame = [(2, 2, 2, 2, 0, 0, 0, n - len(x)) for x in rows.values()]
+    images = torch.cat([F.pad(to_float(x), pad, value=paper(x)) for x, pad in zip(rows.values(), frame, strict=True)])
+    side = images.shape[-1]
     ax.imshow(tile(images, n), **GREYS)
     _bare(ax, "none")
     ax.set_yticks(side * (np.arange(len(rows)) + 0.5), rows)
@@ -100,7 +101,7 @@ def plot_images(rows: Mapping[str, torch.Tensor], columns: Sequence[str] = ()) -
 
 
 def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float = 2.8) -> Figure:
-    """Draw a grid for each title → (N,1,28,28), uint8 or floats in [0,1], side by side, each `size` inches wide."""
+    """Draw a grid for each title → (N,C,H,H), uint8 or floats in [0,1], side by side, each `size` inches wide."""
     fig, axes = figure(size * len(grids), size + 0.3, 1, len(grids))
     for ax, (title, images) in zip(axes[0], grids.items(), strict=True):
         ax.imshow(tile(images, columns), **GREYS)

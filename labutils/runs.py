@@ -13,10 +13,10 @@ from torch import nn
 from labutils import codes
 from labutils.callbacks import after_each_epoch, progress_bar
 from labutils.config import Config
-from labutils.data import Dataset, load_dataset, training_images
+from labutils.data import Dataset, data_of, is_shipped, training_images
 from labutils.device import RANDOM_LOCK, cpu_threads
 from labutils.metrics import run_metrics
-from labutils.models import CLASSES, build_model
+from labutils.models import build_model
 from labutils.objectives import build_objective
 from labutils.paths import runs_dir
 from labutils.pictures import as_images
@@ -46,24 +46,30 @@ class Run:
         return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
 
     def encode(self, images: object, y: object = None) -> torch.Tensor:
-        """Images (N,1,28,28) as tensor, array or paths of pictures → codes (N,latent_dim)."""
-        return codes.encode_images(self.model, as_images(images), y)
+        """Images as tensor, array or paths of pictures (see `as_images`) → codes (N,latent_dim)."""
+        return codes.encode_images(self.model, self.images(images), y)
+
+    def images(self, source: object) -> torch.Tensor:
+        """Images as in `encode` → (N,C,H,H) floats in [0,1] as this model knows them: of a model of the lab's digits or
+        clothes framed as MNIST's digits, of others as the pictures of a folder are."""
+        config = self.config
+        return as_images(source, config.image_size, config.channels, whole=not is_shipped(config.dataset))
 
     def decode(self, z: object, y: object = None) -> torch.Tensor:
-        """Codes (N,latent_dim) → images (N,1,28,28) in [0,1]."""
+        """Codes (N,latent_dim) → images (N,C,H,H) in [0,1]."""
         return codes.decode_codes(self.model, codes.as_codes(z, self.model), y)
 
     def reconstruct(self, images: object, y: object = None) -> torch.Tensor:
-        """Images as in `encode` → their reconstructions (N,1,28,28)."""
+        """Images as in `encode` → their reconstructions (N,C,H,H)."""
         return self.decode(self.encode(images, y), y)
 
     def interpolate(self, start: object, end: object, steps: int = 11, *, spherical: bool = False) -> torch.Tensor:
-        """Two images as in `encode` → (steps,1,28,28) from one to the other by way of their codes."""
+        """Two images as in `encode` → (steps,C,H,H) from one to the other by way of their codes."""
         a, b = (self.encode(image)[0] for image in (start, end))
         return self.decode(codes.interpolate(a, b, steps, spherical=spherical))
 
     def sample(self, n: int, method: str = "prior", *, y: object = None, seed: int = 0) -> torch.Tensor:
-        """n invented images (n,1,28,28).
+        """n invented images (n,C,H,H).
 
         Args:
             method: one of codes.SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 of this run's images.
@@ -71,8 +77,8 @@ class Run:
         """
         if y is not None and not getattr(self.model, "conditional", False):
             raise ValueError(f"y={y!r} means nothing to this model: only a conditional_vae is told labels")
-        z = codes.invent(self.model, lambda: load_dataset(self.config.dataset).train, n, method, seed)
-        return self.decode(z, torch.arange(n) % CLASSES if y is None else y)
+        z = codes.invent(self.model, lambda: data_of(self.config).train, n, method, seed)
+        return self.decode(z, torch.arange(n) % self.config.classes if y is None else y)
 
 
 def load_run(path: str | Path) -> Run:
@@ -118,7 +124,7 @@ def run(
         RunError: the encoder to start from is not in the store.
         OSError: the store cannot be read or written, or the disk is full.
     """
-    data = load_dataset(config.dataset)
+    data = data_of(config)
     config = resolved(config, data)
     key = run_key(config, data.checksum)
     watchers = [*callbacks, *([after_each_epoch(each_epoch, config.seed)] if each_epoch else [])]
@@ -132,7 +138,7 @@ def run_row(config: Config, key: str) -> dict[str, Any]:
     """`run` for a worker: return the row of the table; a RunError if another run than the key's would be made."""
     if stored := find_run(key):  # whose name says what made it: no need to look at the images
         return stored_row(stored.path)
-    data = load_dataset(config.dataset)
+    data = data_of(config)
     config = resolved(config, data)
     if run_key(config, data.checksum) != key:
         raise RunError(f"this worker would make another run than {key}: its images ({data.name}), labutils or torch "

@@ -13,8 +13,8 @@ import pandas as pd
 from joblib import cpu_count
 from tqdm.auto import tqdm
 
-from labutils.config import BASELINE, Config
-from labutils.data import load_dataset
+from labutils.config import BASELINE, Config, config_class
+from labutils.data import Dataset, data_of
 from labutils.evaluation import references
 from labutils.paths import runs_dir, scale
 from labutils.runs import Run, run
@@ -44,14 +44,17 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     A DataError or ValueError says that images or a device are not to be had; nothing has run then.
     """
     tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
-    configs = list(configs)
-    datasets = {name: load_dataset(name) for name in {config.dataset for config in configs}}
-    datasets |= {data.name: data for data in datasets.values()}  # what was asked for, and what was loaded instead
-    configs = [resolved(config, datasets[config.dataset]) for config in configs]
-    tasks = [Task(config, run_key(config, datasets[config.dataset].checksum)) for config in configs]
+    datasets: dict[tuple[object, ...], Dataset] = {}
+    tasks, data_for = [], {}
+    for config in configs:
+        wanted = config.dataset, config.image_size, config.channels
+        data = datasets[wanted] = datasets[wanted] if wanted in datasets else data_of(config)
+        config = resolved(config, data)
+        tasks.append(Task(config, run_key(config, data.checksum)))
+        data_for[tasks[-1].key] = data
     distinct = {task.key: task for task in tasks}
     pending = [key for key in distinct if not (runs_dir() / key).exists()]
-    several = min(len(pending), cpu_count()) > 1 and all(config.device == "cpu" for config in configs)
+    several = min(len(pending), cpu_count()) > 1 and all(task.config.device == "cpu" for task in tasks)
     row_of: dict[str, dict[str, Any]] = {}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(pending) < 2) as bar,
@@ -62,7 +65,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         for row in coming:
             if "test_mse" in row:  # neither a classifier's nor that of a run that failed
-                row |= references(datasets[row["dataset"]], row["latent_dim"], row["n_train"])
+                row |= references(data_for[row["run"]], row["latent_dim"], row["n_train"])
             row_of[row["run"]] = row
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
@@ -90,8 +93,8 @@ def ablate(
     At smoke scale only two values (the base's among them) and two seeds run. A factor that is no field of Config, or a
     value outside its range, is a ValueError before any run.
     """
-    if factor not in Config.__dataclass_fields__ or factor in ("seed", *(["lr", "epochs"] if tune else [])):
-        raise ValueError(f"factor={factor!r} must be a field of Config that the ablation itself does not set")
+    if factor not in type(base).__dataclass_fields__ or factor in ("seed", *(["lr", "epochs"] if tune else [])):
+        raise ValueError(f"factor={factor!r} must be a field of the base that the ablation itself does not set")
     values = list(values)
     if not values or seeds < 1:
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
@@ -181,9 +184,9 @@ def config_of(row: Mapping[str, Any]) -> Config:
     """The Config of a row of a table, from `sweep` or read back from a published results.csv: `run` it to get the row
     again, bit by bit on the same kind of machine. A field that the table is too old for has its default. A row that is
     not that of a run is a ValueError."""
-    values = {f.name: row[f.name] for f in fields(Config) if f.name in row}
+    values = {f.name: row[f.name] for f in fields(config_class(row.get("model", ""))) if f.name in row}
     # NaN is how a table holds "" and None
     values = {name: value for name, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
     if not {"model", "filters", "dataset"} <= set(values):
         raise ValueError("this row is not that of a run: it lacks fields of Config such as model and filters")
-    return Config(**{**values, "filters": ast.literal_eval(str(values["filters"]))})
+    return config_class(values["model"])(**{**values, "filters": ast.literal_eval(str(values["filters"]))})

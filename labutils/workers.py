@@ -5,20 +5,25 @@ worker's task is begun again from the last checkpoint.
 """
 
 import os
+import pickle
 import platform
 import threading
 import time
 import warnings
 from collections.abc import Collection, Generator
 from concurrent.futures import BrokenExecutor, Executor, as_completed
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import cloudpickle
 from joblib.externals.loky import cpu_count, get_reusable_executor
 
 from labutils.config import Config
+from labutils.kinds import BUILT_IN, KINDS
 from labutils.paths import environment_path, outputs_dir, scale
 from labutils.runs import run_row
 from labutils.store.folder import failed_row
+from labutils.store.source import modules_of, source_of
 from labutils.store.weights import RunError
 
 Row = dict[str, Any]
@@ -62,9 +67,11 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
 def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
     """Yield rows as they come from an executor; return the tasks that it left unfinished when it broke, in order."""
     unfinished, futures, driver, variables = dict.fromkeys(tasks), {}, _this_process(), _variables()
+    kinds = {task.config.model: _shipped(task.config.model) for task in tasks if task.config.model not in BUILT_IN}
     try:
         for task in tasks:
-            futures[executor.submit(_run_row_in_worker, driver, variables, task)] = task
+            fields, kind = task.config.to_dict(), kinds.get(task.config.model, b"")
+            futures[executor.submit(_run_row_in_worker, driver, variables, kind, fields, task.key)] = task
         for future in as_completed(futures):
             task = futures[future]
             try:
@@ -123,7 +130,22 @@ def _this_process() -> str:
     return f"{platform.node()} {os.getpid()}"
 
 
-def _run_row_in_worker(driver: str, variables: dict[str, str], task: Task) -> Row:
+def _shipped(model: str) -> bytes:
+    """Return a kind of your own as bytes: its functions themselves, wherever they are defined, and their source."""
+    kind = replace(KINDS[model], source=source_of(KINDS[model]))
+    modules = modules_of(kind)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(kind)
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _run_row_in_worker(driver: str, variables: dict[str, str], kind: bytes, fields: dict[str, Any], key: str) -> Row:
     if driver != _this_process():  # a thread of the driver knows it all
         os.environ.update(variables)
-    return run_row(*task)
+        if kind:  # only ever from the driver of the sweep, never from a file
+            KINDS[fields["model"]] = pickle.loads(kind)
+    return run_row(Config.from_dict(fields), key)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 SMALL = {"filters": (4, 6), "depth": 2, "hidden": 16, "latent_dim": 3, "epochs": 2, "batch_size": 32}
-# a value other than the default's and other than SMALL's for every field of Config but dataset, device and precision
+# a value other than the default's and other than SMALL's for every field of Config but device, precision and what the
+# images decide
 TURNED: dict[str, list[Any]] = {
     "filters": [(4, 5, 6)], "depth": [1], "latent_dim": [5], "residual": [True], "hidden": [24], "batch_norm": [True],
     "activation": ["leaky_relu", "silu", "gelu", "elu", "tanh"], "negative_slope": [0.3], "head": [8], "dropout": [0.3],
@@ -60,11 +61,30 @@ def golden_configs() -> list[dict[str, Any]]:
         fields = {
             name: v
             for name, v in asdict(replace(real[kind], epochs=1)).items()
-            if name not in ("dataset", "device", "precision")
+            if name not in ("dataset", "image_size", "channels", "classes", "device", "precision")
         }
         # more than 10,000 images, of which some are measured; for a VAE's slow steps fewer do
         configs.append({**fields, "n_train": 3000 if kind.endswith("_vae") else None, "images": "many"})
+        configs += [{**small, "images": images} for images in ("colour", "tiny")]
+    configs.append({**SMALL, "model": "noisy", "noise": 0.2, "images": "few"})
     return configs
+
+
+def noisy_objective(config: Any) -> Any:
+    """A kind of model that is not built in: an autoencoder that is shown noise."""
+    import torch
+
+    def squared_error(model: Any, x: Any, y: Any, progress: float) -> Any:
+        x_hat = model(x + config.noise * torch.randn_like(x) if model.training else x)
+        return {"loss": (x_hat - x).square().flatten(1).sum(1).mean(), "mse": (x_hat - x).square().mean()}
+
+    return squared_error
+
+
+def noisy_network(config: Any) -> Any:
+    from labutils.models import Autoencoder, conv_decoder, conv_encoder
+
+    return Autoencoder(config, conv_encoder(config, config.latent_dim), conv_decoder(config, config.latent_dim))
 
 
 def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,12 +100,22 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
     images = _digest_of_images()
     generator = torch.Generator().manual_seed(7)
 
-    def split(n: int) -> Split:
-        pixels = torch.rand(n, 1, 28, 28, generator=generator) ** 4
+    def split(n: int, channels: int = 1, size: int = 28) -> Split:
+        pixels = torch.rand(n, channels, size, size, generator=generator) ** 4
         return Split((255 * pixels).to(torch.uint8), torch.arange(n) % 10)
 
-    few = Dataset("mnist5k", "golden", "few", split(130), split(40), split(40))
-    many = Dataset("mnist5k", "golden", "many", split(11_000), split(500), split(1000))
+    sets = {
+        "few": Dataset("mnist5k", "golden", "few", split(130), split(40), split(40)),
+        "many": Dataset("mnist5k", "golden", "many", split(11_000), split(500), split(1000)),
+        "colour": Dataset("mnist5k", "golden", "colour", *(split(n, 3, 16) for n in (130, 40, 40))),
+        "tiny": Dataset("mnist5k", "golden", "tiny", *(split(n, 1, 8) for n in (130, 40, 40))),
+    }
+    older = not hasattr(runs, "data_of")  # knows no kinds and sizes but its own
+    if not older:
+        from labutils.config import add_kind, config_class, option
+
+        add_kind("noisy", noisy_network, noisy_objective, fields=("filters", "depth"),
+                 own={"noise": option(0.1, "strength of the noise", low=0)})  # fmt: skip
     digests: list[dict[str, Any] | None] = []
     first: dict[str, str] = {}
     used: dict[str, str] = {}
@@ -93,11 +123,13 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
         fields = {name: tuple(v) if name == "filters" else v for name, v in values.items() if name != "images"}
         if fields.get("encoder"):
             fields["encoder"] = first[fields["encoder"]]
-        data = few if values["images"] == "few" else many
-        runs.load_dataset = lambda *_, data=data: data
-        fields = {name: v for name, v in fields.items() if name in Config.__dataclass_fields__ or v != 1}
+        runs.load_dataset = runs.data_of = lambda *_, data=sets[values["images"]]: data  # type: ignore[attr-defined]
         try:
-            config = Config(dataset="mnist5k", device="cpu", precision="float32", **fields)
+            if older and values["images"] in ("colour", "tiny"):
+                raise ValueError(values["images"])
+            maker = Config if older else config_class(fields["model"])
+            known = {name: v for name, v in fields.items() if name in maker.__dataclass_fields__ or v != 1}
+            config = maker(dataset="mnist5k", device="cpu", precision="float32", **known)
         except (KeyError, TypeError, ValueError):  # a field or a kind that this labutils does not have yet
             digests.append(None)
             continue
@@ -132,7 +164,7 @@ def _digest_of_use(run: Any, config: Any) -> str:
         from labutils.store import keep_encoder  # type: ignore[attr-defined, no-redef]
 
         space.load_dataset = runs.load_dataset
-    sweeps.load_dataset = runs.load_dataset
+    sweeps.load_dataset = sweeps.data_of = runs.load_dataset  # type: ignore[attr-defined]
     results = [*labutils.load_run("ae12").model.state_dict().values()]
     for again in (labutils.run(config), labutils.load_run(run.path.name), labutils.load_run(run.path)):
         results += again.model.state_dict().values()

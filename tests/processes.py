@@ -84,10 +84,10 @@ def seconds_of(process):
 LETHAL = 13
 
 
-def run_row_or_die(driver, variables, task):
+def run_row_or_die(driver, variables, kind, fields, key):
     """`workers._run_row_in_worker`, where a config with the lethal seed takes the process along."""
     from labutils.workers import _run_row_in_worker
 
-    if task.config.seed == LETHAL:
+    if fields["seed"] == LETHAL:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _run_row_in_worker(driver, variables, task)
+    return _run_row_in_worker(driver, variables, kind, fields, key)

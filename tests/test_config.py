@@ -17,7 +17,9 @@ from labutils.kinds import KINDS, has_field
 OPTIONS = {f.name: f for f in fields(Config)}
 
 BAD = [
-    ("dataset", "MNIST"), ("dataset", None), ("model", "vae"), ("activation", "swish"), ("activation", ["relu"]),
+    ("dataset", ""), ("dataset", None), ("dataset", 5), ("image_size", 7), ("image_size", 65), ("image_size", "28"),
+    ("channels", 2), ("channels", None), ("classes", 0), ("classes", 1001), ("model", "vae"), ("activation", "swish"),
+    ("activation", ["relu"]),
     ("loss", "l1"), ("schedule", "cosine"), ("optimizer", "rmsprop"), ("device", "cuda:0"), ("precision", "float16"),
     ("filters", ()), ("filters", (32, 0, 64)), ("filters", (32, 1.5)), ("filters", (32, True)), ("filters", (32, "8")),
     ("filters", 32), ("filters", "323264"), ("filters", None), ("filters", (4097,)),
@@ -108,6 +110,10 @@ def configs(draw: st.DrawFn) -> Config:
             values[name] = draw(st.integers(low, min(high, len(values["filters"]))))
         elif isinstance(f.default, bool):
             values[name] = draw(st.booleans())
+        elif name == "dataset":
+            values[name] = draw(
+                st.sampled_from(["mnist", "fashion_mnist", "mnist5k", "digits", "/home/me/my pictures"])
+            )
         elif name == "encoder":
             values[name] = draw(st.just("") | st.text("0123456789abcdef", min_size=16, max_size=16))
         elif isinstance(f.default, float):

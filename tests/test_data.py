@@ -514,11 +514,24 @@ def test_bytes_become_floats_within_0_and_1(digits):
         torch.full((4, 1, 28, 28), torch.nan),
         torch.full((4, 1, 28, 28), torch.inf),
         torch.zeros(4, 28, 28),
-        torch.zeros(4, 3, 28, 28),
-        torch.zeros(4, 1, 32, 32),
+        torch.zeros(4, 2, 28, 28),
+        torch.zeros(4, 1, 32, 28),
+        torch.zeros(4, 3, 72, 72),
+        torch.zeros(4, 1, 4, 4),
         torch.zeros(0, 1, 28, 28),
     ],
-    ids=["minus_one_to_one", "bytes_as_floats", "nan", "inf", "no_channel", "rgb", "32_pixels", "none"],
+    ids=[
+        "minus_one_to_one",
+        "bytes_as_floats",
+        "nan",
+        "inf",
+        "no_channel",
+        "two_channels",
+        "not_square",
+        "too_large",
+        "too_small",
+        "none",
+    ],
 )
 def test_images_no_sigmoid_can_reach_are_refused(images):
     with pytest.raises(ValueError, match="images"):

@@ -138,7 +138,7 @@ def test_the_page_is_opened_when_asked_for(checkpoint, tmp_path, monkeypatch):
 
 def test_who_generates_from_the_prior_needs_no_images(tmp_path, monkeypatch):
     for module in ("cli.inference", "runs"):
-        monkeypatch.setattr(f"labutils.{module}.load_dataset", lambda name: pytest.fail("images were looked for"))
+        monkeypatch.setattr(f"labutils.{module}.data_of", lambda config: pytest.fail("images were looked for"))
     assert main(["generate", "--model", "vae2", "--output", str(tmp_path)]) == 0
     assert main(["generate", "--model", "vae2", "--method", "vamp", "--output", str(tmp_path)]) == 2
 

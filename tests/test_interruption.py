@@ -95,7 +95,7 @@ def test_20_kills_while_training_and_saving(tmp_path, monkeypatch, counted):
 
 
 def test_a_disk_that_is_full_at_any_write_leaves_no_half_run(store, digits, monkeypatch, counted):
-    monkeypatch.setattr("labutils.runs.load_dataset", lambda name: digits)
+    monkeypatch.setattr("labutils.runs.data_of", lambda config: digits)
     whole = run(TINY, progress=False)
     shutil.rmtree(whole.path)
 
@@ -134,7 +134,7 @@ def test_a_real_limit_on_the_length_of_files(store):
 @pytest.fixture
 def locked(monkeypatch, digits):
     """lock(folder) makes a folder read-only for this process, also where it is root's."""
-    monkeypatch.setattr("labutils.runs.load_dataset", lambda name: digits)  # may lie where only root can read
+    monkeypatch.setattr("labutils.runs.data_of", lambda config: digits)  # may lie where only root can read
     folder = Path(tempfile.mkdtemp())
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(folder))
     folder.chmod(0o755)

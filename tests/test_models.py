@@ -142,7 +142,7 @@ SMALL = {
 }
 # The reader's images (dataset), where and how precisely it is computed (device, precision) and what a classifier starts
 # from (encoder) have tests of their own
-ELSEWHERE = {"dataset", "model", "device", "precision", "encoder", "threads"}
+ELSEWHERE = {"dataset", "image_size", "channels", "classes", "model", "device", "precision", "encoder", "threads"}
 CHANGES = {
     "filters": (3, 5), "depth": 1, "latent_dim": 5, "residual": True, "hidden": 9, "batch_norm": True,
     "activation": "silu", "negative_slope": 0.2, "dropout": 0.5, "loss": "bce", "beta": 2.0, "beta_warmup": 0.9,

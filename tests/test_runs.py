@@ -186,7 +186,8 @@ def test_the_code_is_known():
 
 
 def test_every_field_is_turned_by_a_golden_run():
-    assert TURNED.keys() | {"dataset", "model", "device", "precision"} == {f.name for f in fields(Config)}
+    elsewhere = {"dataset", "image_size", "channels", "classes", "model", "device", "precision"}
+    assert TURNED.keys() | elsewhere == {f.name for f in fields(Config)}
     for name, values in TURNED.items():
         assert {getattr(Config(), name), SMALL.get(name)}.isdisjoint(values)
 
@@ -292,7 +293,7 @@ def test_ablate_refuses_before_anything_runs(store, factor, values, seeds):
 
 
 def test_ablate_takes_the_digits_that_are_found_where_mnist_is_not(store, digits, monkeypatch):
-    monkeypatch.setattr(sweeps, "load_dataset", lambda name="mnist": digits)
+    monkeypatch.setattr(sweeps, "data_of", lambda config: digits)
     df = ablate("latent_dim", [2, 3], base=replace(TINY, dataset="mnist"), seeds=1)
     assert (df["dataset"] == "mnist5k").all()
 

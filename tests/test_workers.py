@@ -29,13 +29,13 @@ class Inline(Executor):
 
     def submit(self, function, *arguments):
         future = Future()
-        config = arguments[-1].config
+        *_, fields, key = arguments
         if self.broken:
             raise BrokenExecutor("broken before")
-        self.broken = config.seed == LETHAL
+        self.broken = fields["seed"] == LETHAL
         if not self.broken:
-            self.done.append(config.seed)
-            future.set_result({"run": arguments[-1].key, "error": "", "seed": config.seed})
+            self.done.append(fields["seed"])
+            future.set_result({"run": key, "error": "", "seed": fields["seed"]})
         else:
             future.set_exception(BrokenExecutor("a process died"))
         return future

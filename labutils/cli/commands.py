@@ -11,12 +11,11 @@ from labutils.callbacks import tensorboard_log
 from labutils.cli.main import BASES, FINETUNE, HEAD
 from labutils.codes import reconstruct
 from labutils.config import Config
-from labutils.data import Dataset, load_dataset, subset
+from labutils.data import Dataset, data_of, subset
 from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
 from labutils.kinds import KINDS
 from labutils.paths import runs_dir
-from labutils.pictures import class_names
 from labutils.plots import plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
 from labutils.store.files import writable
@@ -36,7 +35,7 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
         writable(weights.parent)  # or an error now rather than after the training
     if plots:
         writable(plots)
-    draw = epoch_gallery(options.gallery, config, load_dataset(config.dataset)) if options.gallery else None
+    draw = epoch_gallery(options.gallery, config, data_of(config)) if options.gallery else None
     r = run(config, each_epoch=draw, callbacks=[tensorboard_log(options.tensorboard)] if options.tensorboard else [])
     for name, value in r.metrics.items():
         print(f"{name:<18} {value:.6g}")
@@ -44,7 +43,7 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     if weights:
         shutil.copyfile(r.path / "model.safetensors", weights)
         print(f"{'checkpoint':<18} {weights}")
-    data = load_dataset(r.config.dataset)
+    data = data_of(r.config)
     if plots:
         for name, figure in _figures(r, data).items():
             figure.savefig(plots / f"{name}.png", dpi=120)
@@ -90,7 +89,7 @@ def _figures(r: Run, data: Dataset) -> dict[str, Figure]:
     history = plot_history({model: r.history}, floors, metric)
     if KINDS[model].labelled:
         predicted, _ = confidence(r.model, data.test.images)
-        confusion = plot_confusion(data.test.labels.numpy(), predicted, class_names(r.config.dataset))
+        confusion = plot_confusion(data.test.labels.numpy(), predicted, data.classes)
         return {"history": history, "confusion": confusion}
     shown = subset(data.test, 12)
     pictures = {"x": shown.images, "x_hat": reconstruct(r.model, shown.images, shown.labels)}

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from labutils.data import Split, load_dataset
-from labutils.pictures import as_images
+from labutils.data import Split, data_of
 from labutils.plots import plot_images
-from labutils.runs import load_run
+from labutils.runs import Run, load_run
 
 
-def _images(names: list[str], test: Split) -> tuple[torch.Tensor, torch.Tensor]:
+def _images(names: list[str], run: Run, test: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images, test images by index or picture files, and their labels, −1 for files."""
     images, labels = [], []
     for name in names:
@@ -20,7 +19,7 @@ def _images(names: list[str], test: Split) -> tuple[torch.Tensor, torch.Tensor]:
             raise ValueError(f"test image {name} must be from 0 to {len(test) - 1}")
         if not name.isdigit() and not Path(name).exists():
             raise ValueError(f"no picture {name!r}: a file, or the number of a test image, is expected")
-        images.append(as_images(test.images[int(name)] if name.isdigit() else name))
+        images.append(run.images(test.images[int(name)][None] if name.isdigit() else name))
         labels.append(int(test.labels[int(name)]) if name.isdigit() else -1)
     return torch.cat(images), torch.tensor(labels)
 
@@ -28,9 +27,9 @@ def _images(names: list[str], test: Split) -> tuple[torch.Tensor, torch.Tensor]:
 def reconstruct_command(options: argparse.Namespace) -> None:
     """Write inference_results.png: digits above, their reconstructions below."""
     run = load_run(options.model)
-    test = load_dataset(run.config.dataset).test
+    test = data_of(run.config).test
     labels = test.labels.tolist()
-    x, y = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], test)
+    x, y = _images(options.images or [str(labels.index(label)) for label in sorted(set(labels))], run, test)
     _write(options.output, "inference_results", {"image": x, run.name: run.reconstruct(x, y)})
 
 
@@ -38,7 +37,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
     """Write latent_interpolation.png: from one digit to another, along the line and along the arc."""
     run = load_run(options.model)
     ends = [options.start, options.end]
-    x, labels = _images(ends, load_dataset(run.config.dataset).test)
+    x, labels = _images(ends, run, data_of(run.config).test)
     names = [f"test image {end}, a {label}," if end.isdigit() else end for end, label in zip(ends, labels, strict=True)]
     print(f"{'from':<18} {names[0]} to {names[1].rstrip(',')}")
     line, arc = (run.interpolate(x[:1], x[1:], options.steps, spherical=spherical) for spherical in (False, True))

@@ -124,7 +124,7 @@ def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collec
     bases = [name for name, config in BASES.items() if config.model in models]
     parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
     for f in fields(Config):
-        if f.name in omit or not any(has_field(model, f.name) for model in models):
+        if f.name in (*omit, "classes") or not any(has_field(model, f.name) for model in models):
             continue
         value = getattr(BASES[base], f.name)
         shown = ",".join(map(str, value)) if f.name == "filters" else value
@@ -138,7 +138,7 @@ def _form(f: Field) -> dict[str, Any]:
     if isinstance(f.default, bool):
         return {"action": argparse.BooleanOptionalAction}
     if f.metadata["choices"]:
-        return {"choices": f.metadata["choices"]}
+        return {"choices": f.metadata["choices"], "type": type(f.default)}
     if f.name == "filters":
         return {"type": widths, "metavar": "N,N,…"}
     kind = int if f.default is None else type(f.default)

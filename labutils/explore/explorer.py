@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 
+from labutils.config import IMAGE_SIZE
 from labutils.data import Dataset
 from labutils.device import eval_mode
 from labutils.explore import controls as ui
@@ -16,7 +17,7 @@ from labutils.explore.favourites import add_favourite, favourites_file, read_fav
 from labutils.explore.pad import DrawingPad
 from labutils.explore.page import export_html
 from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space, named_model
-from labutils.pictures import as_images, png
+from labutils.pictures import png
 
 PAUSE = 0.2  # seconds without a move before `describe` is called
 FAVOURITES = "favourites"  # the first entry of their list
@@ -105,7 +106,7 @@ class LatentExplorer(Column):
     def from_drawing(self, drawing: object) -> None:
         """Load the code of a digit drawn on the pad, or of a picture (see `as_images`), shown beside its
         reconstruction. A conditional model is told the label that is chosen."""
-        x = as_images(drawing)[:1]
+        x = self.space.images(drawing)[:1]
         self.load(self.space.encode(x, self.y)[0], "your drawing", self.y)
         self.pair.layout.visibility = "visible"
         self.real.value, self.rebuilt.value, self.real_caption.value = png(x), self.picture.value, "your drawing"
@@ -174,7 +175,7 @@ class LatentExplorer(Column):
         labels = " ".join(self.space.names[int(self.space.train.labels[i])] for i in neighbours)
         picture, code = self.space.error_rank(float(errors[0])), self.space.code_rank(self.z)
         self.facts.value = (
-            f"nearest real digits: {labels}<br>picture: farther from its nearest than <b>{picture:.0%}</b> of test "
+            f"nearest real images: {labels}<br>picture: farther from its nearest than <b>{picture:.0%}</b> of test "
             f"images<br>code: farther from the centre than <b>{code:.0%}</b> of real codes"
         )
         if self.classifier is not None:
@@ -216,6 +217,8 @@ class LatentExplorer(Column):
         started = widgets.VBox([self.pair, self.opinion], layout=layout)
         beside = widgets.VBox([self.nearest, self.facts, self.links], layout=layout)
         self.pad = DrawingPad(self.status.watching()(self.from_drawing))
+        data = self.space.data
+        self.pad.layout.display = "" if (data.image_size, data.channels) == (IMAGE_SIZE, 1) else "none"  # ink on paper
         return widgets.HBox([self.picture, started, beside, self.pad], layout=widgets.Layout(flex_flow="row wrap"))
 
     def _starts(self) -> widgets.HBox:

@@ -25,10 +25,12 @@ def epoch_gallery(
     """
     if config.model == "classifier" or config.latent_dim < 2:
         raise ValueError(f"a gallery decodes two units or more: model={config.model!r}, latent_dim={config.latent_dim}")
-    root = Path(folder) / data.name / config.model
+    root = Path(folder) / Path(data.name).name / config.model
     noise = codes.sample_normal(64, config.latent_dim)
     mapped, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
-    two, five = (int((mapped.labels == label).nonzero()[0]) for label in (2, 5))
+    names = class_names(data.name)
+    ends = [next(iter((mapped.labels == label).nonzero().flatten().tolist()), label) for label in (2, 5)]  # or any two
+    way = " → ".join(names[int(mapped.labels[end])] for end in ends)
 
     def path(name: str, epoch: int, ending: str) -> Path:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -42,11 +44,11 @@ def epoch_gallery(
             "samples": plot_grids({f"epoch {epoch}": codes.decode_codes(model, shaped)}),
             "noise": plot_grids({f"epoch {epoch}": codes.decode_codes(model, noise)}),
             "reconstructions": plot_images({"x": shown.images, "x_hat": rebuilt}),
-            "interpolation": plot_images({"2 → 5": codes.decode_codes(model, codes.interpolate(z[two], z[five]))}),
+            "interpolation": plot_images({way: codes.decode_codes(model, codes.interpolate(*z[ends]))}),
         }
         for method in maps:
             points = {f"{method}, epoch {epoch}": codes.project(z, method)}
-            pictures[f"codes_{method}"] = plot_projections(points, mapped.labels.numpy(), class_names(data.name))
+            pictures[f"codes_{method}"] = plot_projections(points, mapped.labels.numpy(), names)
         for name, picture in pictures.items():
             picture.savefig(path(name, epoch, "png"), dpi=90)
         path("checkpoints", epoch, "safetensors").write_bytes(weights_file(model, config))

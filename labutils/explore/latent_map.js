@@ -96,10 +96,11 @@ export function latentMap(root, plane, on) {
   };
 
   const sketch = document.createElement("canvas");
-  sketch.width = sketch.height = 28;
   const look = (x, y) => {
     if (!plane.decode) return on.hover(x, y);
-    sketch.getContext("2d").putImageData(toImage(plane.decode(plane.inverse(x, y), plane.labelAt(x, y))), 0, 0);
+    const image = toImage(plane.decode(plane.inverse(x, y), plane.labelAt(x, y)));
+    sketch.width = sketch.height = image.width;
+    sketch.getContext("2d").putImageData(image, 0, 0);
     show(sketch.toDataURL());
   };
   const pointAt = (u, v, within) => {

@@ -41,9 +41,16 @@ function convolution(layer, x) {
   return y;
 }
 
+/** A matrix (rows, columns), one of them −1: as many as there are; returned as (columns, rows). */
+function transposed({ rows, columns }, x) {
+  const R = rows < 0 ? x.length / columns : rows, C = x.length / R;
+  return x.map((_, i) => x[(i % R) * C + Math.floor(i / R)]);
+}
+
 function run(layers, x) {
   for (const layer of layers) {
     if (layer.kind === "convolution") x = convolution(layer, x);
+    else if (layer.kind === "transpose") x = transposed(layer, x);
     else if (layer.kind === "residual") { const y = run(layer.layers, x); x = x.map((v, i) => v + y[i]); }
     else x = x.map(POINTWISE[layer.kind](layer));
   }
@@ -60,7 +67,7 @@ const unpacked = (layers) => layers.map((layer) => ({
   ...(layer.layers && { layers: unpacked(layer.layers) }),
 }));
 
-/** Return decode(z, label) of a spec {layers, latent_dim, labels}: 784 pixels in [0, 1]. Label −1 stands for none. */
+/** Return decode(z, label) of a spec {layers, latent_dim, labels}: pixels (height, width, channels) in [0, 1]. Label −1: none. */
 export function makeDecoder(spec) {
   const layers = unpacked(spec.layers);
   return (z, label = -1) => {
@@ -90,10 +97,14 @@ export function makeClassifier(spec) {
   };
 }
 
-/** Return 784 pixels in [0, 1] as ImageData, dark ink on white. */
+/** Return the pixels of a square image in [0, 1] as ImageData: grey ones as dark ink on white, else red, green, blue. */
 export function toImage(pixels) {
-  const image = new ImageData(28, 28);
+  const channels = Number.isInteger(Math.sqrt(pixels.length)) ? 1 : 3, side = Math.sqrt(pixels.length / channels);
+  const image = new ImageData(side, side);
   image.data.fill(255);
-  pixels.forEach((v, i) => image.data.fill(255 * (1 - v), 4 * i, 4 * i + 3));
+  pixels.forEach((v, i) => {
+    if (channels === 1) image.data.fill(255 * (1 - v), 4 * i, 4 * i + 3);
+    else image.data[4 * Math.floor(i / 3) + i % 3] = 255 * v;
+  });
   return image;
 }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labutils.models import CLASSES, VAE, Autoencoder, Residual, ToMaps, ToVector
+from labutils.models import VAE, Autoencoder, Residual, ToMaps, ToVector
 
 HERE = Path(__file__).parent
 # page, map and pad share one JavaScript module: top-level names must differ
@@ -29,15 +29,16 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
     not the lab's, or a layer that network.js does not know, is a ValueError."""
     if not isinstance(model, (Autoencoder, VAE)):
         raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does")
-    labels = CLASSES if getattr(model, "conditional", False) else 0
-    layers = [*_layers(model.decoder), {"kind": "sigmoid"}]  # type: ignore[arg-type]
+    labels = model.classes if getattr(model, "conditional", False) else 0
+    layers = [*_layers(model.decoder, channels_of(model)), {"kind": "sigmoid"}]  # type: ignore[arg-type]
     return {"layers": layers, "latent_dim": model.latent_dim, "labels": labels}
 
 
 def encoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return the layers from an image to a code, latent_dim, and of a conditional_vae label_shift (labels,latent_dim),
     what each label adds to mu. Errors as in `decoder_spec`."""
-    spec: dict[str, Any] = {"layers": _layers(model.encoder), "latent_dim": model.latent_dim}  # type: ignore[arg-type]
+    layers = _layers(model.encoder, channels_of(model))  # type: ignore[arg-type]
+    spec: dict[str, Any] = {"layers": layers, "latent_dim": model.latent_dim}
     if getattr(model, "conditional", False):
         spec["label_shift"] = packed(model.label_shift.weight[: model.latent_dim].T)  # type: ignore[index, union-attr]
     return spec
@@ -48,10 +49,21 @@ def classifier_spec(model: nn.Module) -> dict[str, Any]:
     return {"layers": [*_layers(model.encoder), *_layers(model.head)]}  # type: ignore[arg-type]
 
 
-def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
+def channels_of(model: nn.Module) -> int:
+    """Return the channels of the images that an autoencoder or VAE decodes."""
+    last = list(model.decoder)[-1]  # type: ignore[arg-type]
+    return last.unflattened_size[0] if isinstance(last, nn.Unflatten) else last.out_channels
+
+
+def _layers(modules: Iterable[nn.Module], channels: int = 1) -> list[dict[str, Any]]:
+    """Return the layers for network.js, which keeps channels last, as ToVector and ToMaps have them; nn.Flatten and
+    nn.Unflatten, which only stand beside images, have them first."""
     layers: list[dict[str, Any]] = []
     for module in modules:
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(module, (nn.Flatten, nn.Unflatten)) and channels > 1:
+            layers.append({"kind": "transpose", "rows": -1 if isinstance(module, nn.Flatten) else channels,
+                           "columns": channels if isinstance(module, nn.Flatten) else -1})  # fmt: skip
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             layers.append(_convolution(module))
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             scale = 1 / (module.get_buffer("running_var") + module.eps).sqrt()
@@ -64,7 +76,7 @@ def _layers(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
             layers.append({"kind": "leaky_relu", "slope": module.negative_slope})
         elif type(module) in SIMPLE and getattr(module, "approximate", "none") == "none":
             layers.append({"kind": SIMPLE[type(module)]})
-        elif not isinstance(module, RESHAPES):  # network.js keeps channels last, as the vector has them
+        elif not isinstance(module, RESHAPES):
             raise ValueError(f"a page cannot compute {module}: network.js does not know this layer")
     return layers
 

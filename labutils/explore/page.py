@@ -40,6 +40,7 @@ def export_html(
         "name": space.name, "measure": space.measure, "order": list(space.order),
         "importance": space.importance.tolist(), "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "covariance_root": packed(covariance_root(space.z)),
+        "size": space.data.image_size, "channels": space.data.channels,
         "test_index": index.tolist(), "images": base64.b64encode(images).decode(),
     }  # fmt: skip
     parts = {

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from labutils.codes import encode_images, sample_any_scale, sample_normal
-from labutils.data import Dataset, Split, load_dataset, subset, to_float
+from labutils.config import Config
+from labutils.data import Dataset, Split, data_of, is_shipped, subset, to_float
 from labutils.device import eval_mode
 from labutils.evaluation import unit_kl
-from labutils.pictures import class_names
+from labutils.pictures import as_images
 from labutils.runs import Run, load_run
 
 Model = Run | nn.Module | str | Path  # what a latent space can be made of
@@ -46,8 +47,13 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes, by label."""
-        return class_names(self.data.name)
+        """The names of the classes, by label; "picture" alone where there are none."""
+        return self.data.classes or ("picture",)
+
+    def images(self, source: object) -> torch.Tensor:
+        """Return images as the model knows them of pictures or arrays, see `Run.images`."""
+        data = self.data
+        return as_images(source, data.image_size, data.channels, whole=not is_shipped(data.name))
 
     @property
     def latent_dim(self) -> int:
@@ -159,12 +165,13 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
     """
     if isinstance(model, Space):
         return model
-    name, network, dataset = named_model(model)
+    name, network, config = named_model(model)
     if not hasattr(network, "decode"):
         raise ValueError(f"a {type(network).__name__} decodes nothing: take an autoencoder or a VAE")
-    if data is None and dataset is None:
-        raise ValueError("a model alone does not say which images it knows: pass data=load_dataset(…)")
-    data = data or load_dataset(dataset or "mnist")
+    if data is None:
+        if config is None:
+            raise ValueError("a model alone does not say which images it knows: pass data=load_dataset(…)")
+        data = data_of(config)
     train = subset(data.train, min(n, len(data.train)))
     z = encode_images(network, train.images, train.labels)
     low, high = torch.quantile(z, torch.tensor([0.005, 0.995]), dim=0)
@@ -177,9 +184,9 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
     return Space(name, network, data, train, z, low - missing, high + missing, importance, order, measure)
 
 
-def named_model(model: Model) -> tuple[str, nn.Module, str | None]:
-    """Return a name to show, the model, and the data set it was trained on, if known."""
+def named_model(model: Model) -> tuple[str, nn.Module, Config | None]:
+    """Return a name to show, the model, and the config it was made from, if known."""
     if isinstance(model, nn.Module):
         return type(model).__name__, model, None
     run = load_run(model) if isinstance(model, (str, Path)) else model
-    return run.name, run.model, run.config.dataset
+    return run.name, run.model, run.config

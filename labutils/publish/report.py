@@ -53,7 +53,8 @@ def prepare(dataset: str) -> tuple[Dataset, Config, dict[int, int]]:
     if few:
         display(Markdown("> **Few images.** The text below was written about the full MNIST. With so few images expect "
                          "larger errors, wider intervals, and now and then another sign."))  # fmt: skip
-    return data, replace(BASELINE, dataset=data.name), {2: 3, 8: 2} if few else {1: 5, 6: 3}
+    baseline = replace(BASELINE, dataset=data.name, image_size=data.image_size, channels=data.channels)
+    return data, baseline, {2: 3, 8: 2} if few else {1: 5, 6: 3}
 
 
 def judged(guess: float | None, value: float) -> str:

@@ -27,7 +27,17 @@ from labutils.paths import runs_dir, scale
 from labutils.store.checkpoint import Checkpoint
 from labutils.store.files import json_sum, sha256, writable, write, write_atomically
 from labutils.store.key import hash_of, of_today, recipe, revision, torch_version
-from labutils.store.weights import WRITER, RunError, Stored, read_model, read_weights, reading, unpack, weights_file
+from labutils.store.weights import (
+    WRITER,
+    RunError,
+    Stored,
+    known_kind,
+    read_model,
+    read_weights,
+    reading,
+    unpack,
+    weights_file,
+)
 
 Record = tuple[dict[str, Any], dict[str, Any], dict[str, float]]  # manifest, fields of the config, metrics
 FILES = ("config.json", "history.csv", "metrics.json", "model.safetensors")
@@ -157,6 +167,7 @@ def stored_row(path: Path, record: Record | None = None) -> dict[str, Any]:
     read, unless they are given; a RunError where one is not as it was stored."""
     manifest, config, metrics = record or read_record(path, path.name)
     with reading(path):
+        known_kind(config)
         fields = _plain(Config.from_dict(config))
     about = {name: manifest[name] for name in ("scale", "platform")}
     return {**fields, **metrics, **about, **manifest["versions"], "run": path.name, "error": ""}

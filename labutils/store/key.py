@@ -5,12 +5,9 @@ today's code gives the same bits for a kind of model as older code did, the hash
 error message costs a minute's proof and no training, and an edit that changes numbers renames the runs at once.
 """
 
-import ast
 import hashlib
-import io
 import json
 import subprocess
-import tokenize
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,14 +17,16 @@ from typing import Any
 import torch
 
 from labutils.config import NEUTRAL, Config
-from labutils.data import Dataset
+from labutils.data import Dataset, is_shipped
 from labutils.device import resolve_device, resolve_precision
+from labutils.kinds import BUILT_IN, KINDS
 from labutils.paths import ROOT, scale
+from labutils.store.source import code_lines, source_of
 
 # every file that a run passes through: what runs.py imports (a test holds the two together)
-FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "training",
+FILES = ("config", "kinds", "paths", "download", "own", "data", "device", "models", "objectives", "optim", "training",
          "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key",
-         "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
+         "store/source", "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
 RECIPES = Path(__file__).with_name("recipes.json")
 
 
@@ -38,21 +37,30 @@ def run_key(config: Config, checksum: str) -> str:
 
 def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
     """Return `run_key` for a config's fields, images, a recipe and a version of torch that need not be today's. A field
-    that Config got later is left out while it has its neutral value: older runs keep their names."""
+    that Config got later is left out while it has its neutral value: older runs keep their names. So is where images of
+    your own lie: they may move."""
     fields = {name: value for name, value in config.items() if name not in NEUTRAL or NEUTRAL[name] != value}
+    if not is_shipped(fields.get("dataset", "mnist")):
+        del fields["dataset"]
     ingredients = {"config": fields, "data": data, "code": code, "torch": torch}
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def resolved(config: Config, data: Dataset) -> Config:
-    """Return what really runs: the data set that was loaded, this machine's device, the epochs of the present scale.
-    To train on as many images as there are is to train on all."""
+    """Return what really runs: the data set that was loaded and its sizes, this machine's device, the epochs of the
+    present scale. To train on as many images as there are is to train on all. A kind that learns labels, of images
+    without, is a ValueError."""
     device, n_train = resolve_device(config.device), config.n_train
+    if KINDS[config.model].labelled and not data.classes:
+        raise ValueError(f"model={config.model!r} learns labels, and {data.name} has none: see load_dataset")
     if n_train and scale().images:
         n_train = min(n_train, len(data.train))
     return replace(
         config,
         dataset=data.name,
+        image_size=data.image_size,
+        channels=data.channels,
+        classes=max(1, len(data.classes)),
         device=device.type,
         precision=resolve_precision(config.precision, device),
         epochs=min(config.epochs, scale().epochs or config.epochs),
@@ -60,9 +68,19 @@ def resolved(config: Config, data: Dataset) -> Config:
     )
 
 
-@cache
 def recipe(model: str) -> str:
-    """Return the name of today's recipe for a kind of model, 64 hex digits."""
+    """Return the name of today's recipe for a kind of model, 64 hex digits; of a kind of your own one of labutils' code
+    and its own source. It is "" for a kind that is not defined here."""
+    if model in BUILT_IN:
+        return _recipe(model)
+    if model not in KINDS:
+        return ""
+    parts = [*map(_recipe, BUILT_IN), source_of(KINDS[model])]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+@cache
+def _recipe(model: str) -> str:
     proof = json.loads(RECIPES.read_text(encoding="utf-8"))  # "code": what was proved; "equal": kind → older recipe
     return proof["equal"].get(model, code_hash()) if proof["code"] == code_hash() else code_hash()
 
@@ -85,20 +103,6 @@ def code_hash(package: Path = Path(__file__).parent.parent) -> str:
         source = (package / f"{name}.py").read_text(encoding="utf-8")
         digest.update("\n".join([name, *code_lines(source).values()]).encode())
     return digest.hexdigest()
-
-
-def code_lines(source: str) -> dict[int, str]:
-    """Return a module's lines by number, without comments, docstrings and blank lines. (ast.unparse would give another
-    text with another version of Python.)"""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            docstring = node.body[0]
-            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)  # type: ignore[operator]
-    return {number: line.rstrip() for number, line in enumerate(lines, 1) if line.strip()}
 
 
 @cache

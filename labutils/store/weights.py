@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from labutils.config import Config
+from labutils.config import Config, config_class
+from labutils.kinds import KINDS
 from labutils.models import build_model
 from labutils.paths import ROOT
 from labutils.store.files import PARSE_ERRORS, json_sum, sha256
@@ -95,13 +96,22 @@ def read_model(path: Path) -> tuple[Config, nn.Module]:
     """Return the config and the model, in evaluation mode on the CPU, of a weights file; a ValueError where it is not
     what `weights_file` of today's labutils writes."""
     tensors, values = read_weights(path)
+    known_kind(values)
     try:
-        config = Config(**values)  # published weights name only what differs from the defaults
+        # published weights name only what differs from the defaults
+        config = config_class(values.get("model", ""))(**values)
         model = build_model(config)
         model.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"the weights are those of another model ({error})") from error
     return config, model.eval()
+
+
+def known_kind(values: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a config's fields name a kind of model that is not defined here."""
+    if (model := values.get("model", "cae")) not in KINDS:
+        raise ValueError(f"its kind of model, {model!r}, is not defined here: run the cell, or import the module, that "
+                         f"calls add_kind({model!r}, …)")  # fmt: skip
 
 
 def load_weights(path: Path) -> Stored:

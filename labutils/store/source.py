@@ -1,0 +1,170 @@
+"""The source of a kind of model of your own: what it is made of outside of installed packages, as one hash."""
+
+import ast
+import dis
+import hashlib
+import inspect
+import io
+import re
+import sys
+import sysconfig
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from labutils.kinds import Kind
+from labutils.paths import ROOT
+
+INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+PLAIN = (str, bytes, int, float, complex, bool, type(None), range, slice, torch.dtype, torch.device, np.dtype)
+# what Python adds to a class by itself
+BY_PYTHON = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__firstlineno__", "__annotations__",
+             "__static_attributes__", "__annotate_func__", "__annotations_cache__"}  # fmt: skip
+
+
+def source_of(kind: Kind) -> str:
+    """Return a hash, 64 hex digits, of a kind's functions and fields, and of every function, class and value of yours
+    that they use, however indirectly. Comments and docstrings do not count. A ValueError says that a source is not to
+    be had, as of what was typed into a plain Python prompt."""
+    return kind.source or _Walk(kind).digest.hexdigest()
+
+
+def modules_of(kind: Kind) -> set[ModuleType]:
+    """Return your own modules that a kind's functions and classes come from, other than a notebook or script itself."""
+    return _Walk(kind).modules - {sys.modules["__main__"]}
+
+
+class _Walk:
+    """A walk through all that a kind uses."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.digest = hashlib.sha256()
+        self.modules: set[ModuleType] = set()
+        self._seen: dict[int, Any] = {}  # holds what it names, so that no number is used twice
+        self._visit([kind.network, kind.objective, kind.measures, kind.fields, kind.own, kind.labelled])
+
+    def _visit(self, thing: Any) -> None:
+        if isinstance(thing, PLAIN):
+            self._add(repr(thing))
+        elif isinstance(thing, (list, tuple)):
+            self._visit_all(type(thing).__name__, thing)
+        elif isinstance(thing, (set, frozenset)):
+            self._visit_all("set", sorted(thing, key=repr))
+        elif isinstance(thing, dict):
+            self._visit_all("dict", [part for item in thing.items() for part in item])
+        elif isinstance(thing, (torch.Tensor, np.ndarray)):
+            array = torch.as_tensor(thing).detach().cpu().numpy()
+            self._add(f"{array.dtype} {array.shape}")
+            self.digest.update(array.tobytes())
+        elif isinstance(thing, partial):
+            self._visit_all("partial", [thing.func, thing.args, thing.keywords])
+        elif isinstance(thing, (staticmethod, classmethod)):
+            self._visit_all(type(thing).__name__, [thing.__func__])
+        elif isinstance(thing, property):
+            self._visit_all("property", [thing.fget, thing.fset])
+        elif inspect.ismethod(thing):
+            self._visit_all("method", [thing.__func__, thing.__self__])
+        elif id(thing) in self._seen:
+            self._add("again")
+        else:
+            self._seen[id(thing)] = thing
+            self._visit_once(thing)
+
+    def _visit_once(self, thing: Any) -> None:
+        if isinstance(thing, ModuleType):
+            self._add(thing.__name__)
+            if is_yours(thing):
+                self.modules.add(thing)
+                self._add(_without_words(inspect.getsource(thing)))
+        elif isinstance(thing, (FunctionType, type)):
+            self._visit_definition(thing)
+        elif inspect.isroutine(thing):  # of another language
+            self._add(f"{thing.__module__}.{thing.__qualname__}")
+        else:
+            text = re.sub(" at 0x[0-9a-f]+", "", repr(thing))
+            self._visit_all("object", [type(thing), getattr(thing, "__dict__", text)])
+
+    def _visit_all(self, name: str, things: Any) -> None:
+        self._add(name)
+        for thing in things:
+            self._visit(thing)
+        self._add("end")
+
+    def _add(self, text: str) -> None:
+        self.digest.update(text.encode() + b"\0")
+
+    def _visit_definition(self, thing: FunctionType | type) -> None:
+        module = sys.modules.get(thing.__module__)
+        if module is not None and not is_yours(module):
+            self._add(f"{thing.__module__}.{thing.__qualname__}")
+            return
+        if module is not None:
+            self.modules.add(module)
+        self._add(thing.__qualname__)
+        if isinstance(thing, type):  # by its parts: of a class in a cell Python does not know the source
+            parts = {name: part for name, part in sorted(vars(thing).items()) if not _is_by_python(name, part)}
+            self._visit_all("class", [thing.__bases__, parts])
+            return
+        try:
+            self._add(_without_words(textwrap.dedent(inspect.getsource(thing))))
+        except OSError as error:
+            where = f"{thing.__qualname__} has no source that could be compared later"
+            raise ValueError(f"{where}: define it in a notebook's cell or in a file") from error
+        closure = dict(sorted(inspect.getclosurevars(thing).nonlocals.items()))
+        used = {name: thing.__globals__[name] for name in sorted({*_globals(thing.__code__)} & {*thing.__globals__})}
+        self._visit_all("uses", [thing.__defaults__, thing.__kwdefaults__, closure, used])
+
+
+def _is_by_python(name: str, part: Any) -> bool:
+    """Return whether a class has this part from Python itself, or from `dataclass`."""
+    return name in BY_PYTHON or (isinstance(part, FunctionType) and part.__code__.co_filename == "<string>")
+
+
+def is_yours(module: ModuleType) -> bool:
+    """Return whether a module is neither installed nor part of labutils: a notebook, a script, or a file beside it."""
+    file = getattr(module, "__file__", None)
+    if module.__name__ == "__main__":
+        return True
+    if file is None:  # built in
+        return False
+    path = Path(file).resolve()
+    return not any(path.is_relative_to(folder) for folder in (*INSTALLED, ROOT / "labutils"))
+
+
+def _globals(code: CodeType) -> Iterator[str]:
+    """Yield the global names that code reads, that of functions inside it included."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _globals(constant)
+
+
+def _without_words(source: str) -> str:
+    """Return a source without comments, docstrings and blank lines; part of a line, such as a lambda, as it stands."""
+    try:
+        return "\n".join(code_lines(source).values())
+    except (SyntaxError, tokenize.TokenError):
+        return source
+
+
+def code_lines(source: str) -> dict[int, str]:
+    """Return a module's lines by number, without comments, docstrings and blank lines. (ast.unparse would give another
+    text with another version of Python.)"""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)  # type: ignore[operator]
+    return {number: line.rstrip() for number, line in enumerate(lines, 1) if line.strip()}

@@ -1,0 +1,300 @@
+"""A kind of model of your own: named like a built-in one, stored under its source, taken to every process."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_workers import dask
+from torch import nn
+
+from labutils import Config, ablate, load_run, run, stored_runs, sweep, tuned_sweep, verdicts
+from labutils.config import add_kind, option
+from labutils.explore.explorer import LatentExplorer
+from labutils.explore.latent_map import LatentMap
+from labutils.kinds import CONVOLUTIONS, KINDS
+from labutils.models import Autoencoder, conv_autoencoder
+from labutils.store.key import recipe
+from labutils.store.listing import survey
+from labutils.store.weights import RunError
+
+SCALE = 1.0
+
+
+def noise_like(x, strength):
+    return SCALE * strength * torch.randn_like(x)
+
+
+def denoising(config):
+    def loss(model, x, y, progress):
+        x_hat = model(x + noise_like(x, config.noise) if model.training else x)
+        return {"loss": F.mse_loss(x_hat, x, reduction="sum") / len(x), "mse": F.mse_loss(x_hat, x).detach()}
+
+    return loss
+
+
+NOISE = option(0.3, "standard deviation of the noise", low=0, high=5)
+TINY = {"dataset": "digits", "filters": (4, 4), "depth": 2, "latent_dim": 3, "epochs": 1, "device": "cpu"}
+
+
+@pytest.fixture
+def noisy():
+    yield add_kind("noisy", conv_autoencoder, denoising, fields=CONVOLUTIONS, own={"noise": NOISE})
+    KINDS.pop("noisy", None)
+
+
+def test_it_is_trained_stored_and_compared_as_the_built_in_ones_are(noisy, store):
+    base = noisy(**TINY)
+    with ThreadPoolExecutor(1) as executor:
+        table = ablate("noise", [0.0, 0.5], base=base, seeds=2, executor=executor)
+        assert table["noise"].tolist() == [0, 0, 0.5, 0.5]
+        assert table["test_mse"].nunique() == 4
+        assert (table["pca_mse"] > 0).all()
+        arms = {"AE": Config(**TINY), "noisy": base}
+        tuned = tuned_sweep(arms, [0.01, 0.02], {1: 1}, executor)
+    assert set(verdicts(tuned, "val_mse").index) == {"noisy"} or "noisy" in verdicts(tuned, "val_mse").to_string()
+    again = run(replace(base, noise=0.5), progress=False)
+    assert again.cached
+    assert again.config.noise == 0.5
+    assert load_run(again.path.name).config == again.config
+    assert replace(again.config, noise=1).noise == 1.0
+    assert {"noisy", "cae"} == set(stored_runs()["model"])
+
+
+def test_its_fields_are_checked_as_those_of_config(noisy):
+    for wrong in ({"noise": -1}, {"noise": "much"}, {"latent_dim": 0}, {"beta": 2.0}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
+            noisy(**{**TINY, **wrong})
+    with pytest.raises(ValueError, match="model='noisy' has other fields"):
+        Config(model="noisy")
+    with pytest.raises(ValueError, match="factor='beta2x'"):
+        ablate("beta2x", [1], base=noisy(**TINY))
+    with pytest.raises(ValueError, match="'cae' must be a name"):
+        add_kind("cae", conv_autoencoder, denoising)
+    with pytest.raises(ValueError, match="own="):
+        add_kind("other", conv_autoencoder, denoising, own={"lr": option(1.0, "taken")})
+    with pytest.raises(ValueError, match="own="):
+        add_kind("other", conv_autoencoder, denoising, own={"noise": 0.3})
+    with pytest.raises(ValueError, match="fields="):
+        add_kind("other", conv_autoencoder, denoising, fields=("nose",))
+    assert "other" not in KINDS
+
+
+SOURCE = '''
+"""A module."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+STRENGTH = 0.3
+
+
+def blurred(x):
+    """Blurred."""
+    return F.avg_pool2d(x, 3, 1, 1)  # by a box
+
+
+class Network(nn.Module):
+    width = 4
+
+    def __init__(self, config):
+        super().__init__()
+        pixels = config.channels * config.image_size**2
+        self.latent_dim = config.latent_dim
+        self.shape = (config.channels, config.image_size, config.image_size)
+        self.down = nn.Linear(pixels, config.latent_dim)
+        self.up = nn.Linear(config.latent_dim, pixels)
+
+    def encode(self, x):
+        return self.down(x.flatten(1))
+
+    def decode(self, z, y=None):
+        return self.up(z).sigmoid().unflatten(1, self.shape)
+
+    def forward(self, x, y=None):
+        return self.decode(self.encode(x))
+
+
+def objective(config):
+    return lambda model, x, y, progress: {"loss": F.mse_loss(model(blurred(x) * STRENGTH), x, reduction="sum") / len(x)}
+'''
+EDITS = {
+    "a function's number": ("return self.up(z)", "return 2 * self.up(z)"),
+    "a function that is called": ("F.avg_pool2d(x, 3, 1, 1)", "F.avg_pool2d(x, 5, 1, 2)"),
+    "a value": ("STRENGTH = 0.3", "STRENGTH = 0.4"),
+    "a class's value": ("width = 4", "width = 5"),
+    "a lambda": ('reduction="sum") / len(x)', 'reduction="sum")'),
+    "what it is made of": ("class Network(nn.Module)", "class Network(nn.Sequential)"),
+}
+
+
+def defined(folder, source):
+    """The kind "blurry" of a module that lies in a folder outside of the path."""
+    file = folder / "blurry_module.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location("blurry_module", file)
+    module = sys.modules["blurry_module"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    import linecache
+
+    linecache.checkcache()
+    return add_kind("blurry", module.Network, module.objective)
+
+
+@pytest.fixture
+def forgotten():
+    yield
+    KINDS.pop("blurry", None)
+    sys.modules.pop("blurry_module", None)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_renames_its_runs(tmp_path, forgotten, edit):
+    defined(tmp_path, SOURCE)
+    before = recipe("blurry")
+    defined(tmp_path, SOURCE.replace('"""Blurred."""', '"""As a box does."""').replace("  # by a box", ""))
+    assert recipe("blurry") == before, "words are no code"
+    old, new = EDITS[edit]
+    assert SOURCE.count(old) == 1
+    defined(tmp_path, SOURCE.replace(old, new))
+    assert recipe("blurry") != before
+
+
+def test_an_edit_counts_without_defining_the_kind_again(noisy, monkeypatch):
+    before = recipe("noisy")
+    monkeypatch.setitem(globals(), "SCALE", 2.0)  # a cell below was changed and run
+    assert recipe("noisy") != before
+    monkeypatch.undo()
+    assert recipe("noisy") == before
+
+
+@pytest.mark.filterwarnings("ignore")  # what distributed leaves behind is its own affair
+def test_processes_and_dask_workers_get_it_without_its_module(tmp_path, forgotten, store, counted):
+    Blurry = defined(tmp_path, SOURCE)
+    configs = [Blurry(dataset="digits", latent_dim=2, epochs=1, device="cpu", seed=seed) for seed in range(4)]
+    own = sweep(configs[:2])
+    assert own["error"].tolist() == ["", ""]
+    with dask() as executor:
+        theirs = sweep(configs, executor)
+    assert theirs["error"].tolist() == [""] * 4
+    assert theirs["run"][:2].tolist() == own["run"].tolist()
+    assert all(run(config, progress=False).cached for config in configs), "under the names that the driver gives"
+    counted("a kind of model of one's own: 2 runs in own processes, 2 on Dask workers")
+
+
+def test_a_run_whose_definition_is_missing_says_so(noisy, store):
+    stored = run(noisy(**TINY), progress=False)
+    weights = (stored.path / "model.safetensors").read_bytes()
+    KINDS.pop("noisy")
+    with pytest.raises(RunError, match=r"'noisy', is not defined here: .*add_kind\('noisy'"):
+        load_run(stored.path.name)
+    assert stored_runs().empty
+    assert survey()["state"].tolist() == ["other code"]
+    assert (stored.path / "model.safetensors").read_bytes() == weights, "nothing is lost"
+    again = add_kind("noisy", conv_autoencoder, denoising, fields=CONVOLUTIONS, own={"noise": NOISE})
+    assert run(again(**TINY), progress=False).cached
+
+
+def test_its_codes_are_explored(noisy, store, tmp_path):
+    stored = run(noisy(**TINY), progress=False)
+    explorer = LatentExplorer(stored)
+    explorer.sliders[0].value += 0.5
+    assert explorer.renders == 2
+    assert LatentMap(stored).data["decoder"] is not None
+    assert explorer.export_html(tmp_path / "page.html").stat().st_size > 10_000
+
+
+class Foreign(nn.Module):
+    """A network that shares nothing with the lab's."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.latent_dim = config.latent_dim
+        self.side = config.image_size
+        self.inner = nn.Linear(self.side**2, self.latent_dim)
+
+    def encode(self, x):
+        return self.inner(x.flatten(1))
+
+    def decode(self, z, y=None):
+        return (z @ self.inner.weight).sigmoid().view(-1, 1, self.side, self.side)
+
+    def forward(self, x, y=None):
+        return self.decode(self.encode(x))
+
+
+def squared(config):
+    return lambda model, x, y, progress: {"loss": (model(x) - x).square().flatten(1).sum(1).mean()}
+
+
+def test_a_network_that_shares_nothing_with_the_labs_has_sliders_and_a_map(store, tmp_path):
+    Tied = add_kind("tied", Foreign, squared)
+    try:
+        stored = run(Tied(dataset="digits", latent_dim=4, epochs=1, device="cpu"), progress=False)
+        assert {"test_mse", "psnr", "ssim", "n_params"} <= set(stored.metrics)
+        explorer = LatentExplorer(stored)
+        explorer.describe()
+        assert LatentMap(explorer=explorer).picture_at(0, 0).startswith(b"\x89PNG")
+        assert stored.sample(2, "gaussian").shape == (2, 1, 8, 8)
+        with pytest.raises(ValueError, match="only Python knows"):
+            explorer.export_html(tmp_path / "page.html")
+    finally:
+        KINDS.pop("tied")
+
+
+SCRIPT = """
+import sys
+import torch.nn.functional as F
+from labutils import sweep
+from labutils.config import add_kind, option
+from labutils.kinds import CONVOLUTIONS
+from labutils.models import conv_autoencoder
+
+def objective(config):
+    def loss(model, x, y, progress):
+        return {"loss": F.mse_loss(model(x * config.fade), x, reduction="sum") / len(x)}
+    return loss
+
+fade = option(0.5, "how dark", low=0)
+Faded = add_kind("faded", conv_autoencoder, objective, fields=CONVOLUTIONS, own={"fade": fade})
+base = dict(dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=3, n_train=1000, device="cpu")
+table = sweep([Faded(**base, fade=fade, seed=seed) for fade in (0.5, 1.0) for seed in range(5)])
+print(" ".join(table["run"]), (table["error"] == "").sum())
+"""
+
+
+def test_a_sweep_that_is_killed_half_way_is_taken_up(tmp_path, store, counted):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 240
+        while len(list(store.glob("[0-9a-f]" * 16))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    before = {path.name: path.stat().st_mtime_ns for path in store.glob("[0-9a-f]" * 16)}
+    assert 3 <= len(before) < 10
+    *names, whole = subprocess.check_output([sys.executable, script], stderr=subprocess.DEVNULL, text=True).split()
+    assert whole == "10"
+    assert set(before) < set(names)
+    assert all(Path(store / name).stat().st_mtime_ns == moment for name, moment in before.items())
+    counted(f"a sweep of one's own model killed after {len(before)} of 10 runs: the second made the other "
+            f"{10 - len(before)}")  # fmt: skip
+
+
+def test_networks_of_the_lab_are_parts_for_ones_own(store):
+    def network(config):
+        return Autoencoder(config, nn.Sequential(nn.Flatten(), nn.Linear(64, config.latent_dim)),
+                           nn.Sequential(nn.Linear(config.latent_dim, 64), nn.Unflatten(1, (1, 8, 8))))  # fmt: skip
+
+    Shallow = add_kind("shallow", network, squared)
+    try:
+        assert run(Shallow(dataset="digits", latent_dim=8, epochs=1, device="cpu"), progress=False).metrics["test_mse"]
+    finally:
+        KINDS.pop("shallow")
