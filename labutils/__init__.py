@@ -42,7 +42,8 @@ __all__ = ["BASELINE", "CLASSIFIER", "COMPACT", "CONV_VAE", "MLP_VAE", "TRADEOFF
            "tuned_sweep", "verdicts"]  # fmt: skip
 # where each name lives; what is not listed is in config
 HOME = {"load_dataset": "data", "run": "runs", "load_run": "runs", "stored_runs": "store.folder", "sweep": "sweeps",
-        "ablate": "sweeps", "tuned_sweep": "sweeps", "summarize": "stats", "compare": "stats", "verdicts": "stats", "save_images": "own",
+        "ablate": "sweeps", "tuned_sweep": "sweeps", "summarize": "stats", "compare": "stats", "verdicts": "stats",
+        "save_images": "own",
         "LatentExplorer": "explore.explorer",
         "LatentMap": "explore.latent_map"}  # fmt: skip
 

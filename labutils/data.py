@@ -156,8 +156,8 @@ def _own(name: str, size: int, channels: int) -> Dataset:
     place, known_as = Path(images.source), images.source
     if name in own.NAMES:
         known_as = name
-    elif place.parent in [folder.resolve() for folder in download.data_folders()]:
-        known_as = place.name.removesuffix(".npz")
+    elif place.parent in [folder.resolve() for folder in download.data_folders()]:  # unproved: a reader's files
+        known_as = place.name.removesuffix(".npz")  # unproved: a reader's files
     train, val, test = splits
     return Dataset(known_as, images.source, digest.hexdigest(), train, val, test, images.classes)
 

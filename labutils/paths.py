@@ -54,7 +54,7 @@ def runs_dir() -> Path:
     return outputs_dir() / "runs"
 
 
-def local_dir(dataset: str) -> Path:
+def local_dir(dataset: str) -> Path:  # unproved: no run asks for it
     """A reader's own tables, figures and executed notebooks for one data set, by its name or path, at the present scale
     (git-ignored)."""
     return outputs_dir() / "local" / f"{Path(dataset).stem}-{scale().name}"

@@ -20,12 +20,12 @@ DIGIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9
                  "#8C6D00", "#332288", "#882255", "#777777")  # fmt: skip
 
 
-def class_names(dataset: str) -> tuple[str, ...]:
+def class_names(dataset: str) -> tuple[str, ...]:  # unproved: no run asks for it
     """Return the names of a data set's classes, by label; "picture" alone where there are none."""
     return CLASSES.get(dataset) or load_dataset(dataset).classes or ("picture",)
 
 
-def png(images: torch.Tensor, columns: int = 0) -> bytes:
+def png(images: torch.Tensor, columns: int = 0) -> bytes:  # unproved: no run asks for it
     """Return images (N,C,H,H), uint8 or floats in [0,1], as a PNG file, `columns` a row (0: all): grey ones dark on
     white, as ink on paper."""
     buffer = io.BytesIO()
@@ -35,7 +35,7 @@ def png(images: torch.Tensor, columns: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
+def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:  # unproved: no run asks for it
     """Return images (N,C,H,W) as one picture (rows·H, columns·W), of RGB (rows·H, columns·W, 3), floats in [0,1], the
     last row filled with paper: grey ones are drawn dark on white."""
     x = to_float(images)
@@ -46,7 +46,7 @@ def tile(images: torch.Tensor, columns: int = 8) -> np.ndarray:
     return (x[..., 0] if x.shape[-1] == 1 else x).numpy()
 
 
-def paper(images: torch.Tensor) -> float:
+def paper(images: torch.Tensor) -> float:  # unproved: no run asks for it
     """Return the value of a pixel that is drawn white: 0 of grey images (N,1,H,W), which are drawn as ink, 1 of RGB."""
     return 0.0 if images.shape[1] == 1 else 1.0
 
@@ -63,10 +63,10 @@ def as_images(source: object, size: int = IMAGE_SIZE, channels: int = 1, *, whol
             a ValueError that names the file.
     """
     if isinstance(source, (str, Path)):
-        source = [source]
+        source = [source]  # unproved: a picture file, here and below
     if isinstance(source, Sequence) and source and all(isinstance(item, (str, Path)) for item in source):
-        if whole:
-            return torch.stack([to_float(torch.from_numpy(framed_picture(item, size, channels))) for item in source])
+        if whole:  # unproved: picture files
+            return _whole(source, size, channels)  # unproved: a picture file
         return torch.cat([read_picture(item) for item in source])
     images = torch.as_tensor(np.asarray(source)) if not isinstance(source, torch.Tensor) else source.detach().cpu()
     if images.dtype not in (torch.uint8, torch.bool) and not images.is_floating_point():
@@ -77,7 +77,7 @@ def as_images(source: object, size: int = IMAGE_SIZE, channels: int = 1, *, whol
             raise ValueError("float images must be finite and within [0, 1]")
         return framed(grey.numpy(), f"an array of shape {tuple(images.shape)}")
     if images.ndim in (2, 3):
-        images = images.reshape(-1, channels, *images.shape[-2:])
+        images = images.reshape(-1, channels, *images.shape[-2:])  # unproved: an array without channels
     check_images(images)
     if images.shape[1:] != (channels, size, size):
         raise ValueError(f"images have shape {tuple(images.shape)}, this model knows (N, {channels}, {size}, {size})")
@@ -87,6 +87,11 @@ def as_images(source: object, size: int = IMAGE_SIZE, channels: int = 1, *, whol
     if not whole and (light := (edges.median(1).values > 0.8).nonzero()).numel():
         raise ValueError(f"image {int(light[0])} has a light ground: models know light ink on black, so pass 1 - x")
     return x
+
+
+def _whole(paths: Sequence[str | Path], size: int, channels: int) -> torch.Tensor:  # unproved: picture files
+    """Return picture files as those of a folder are framed."""
+    return torch.stack([to_float(torch.from_numpy(framed_picture(path, size, channels))) for path in paths])
 
 
 def read_picture(path: str | Path) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """plot_*: arrays in, a matplotlib Figure out, which a notebook shows as the value of a cell."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib.transforms import Bbox
 from labutils.data import to_float
 from labutils.pictures import DIGIT_COLOURS, paper, tile
 from labutils.pictures import class_names as class_names  # notebooks take it from here
+from labutils.stats import log_error
 
 BLUE, ORANGE, GREY, PALE = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555", "#cccccc"
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=DIGIT_COLOURS)}
@@ -185,19 +187,20 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure
 
 
 def plot_rates(df: pd.DataFrame, metric: str = "val_mse", ylabel: str = "validation MSE per pixel") -> Figure:
-    """Draw a table of `tuned_sweep`: error against learning rate, a panel for each number of epochs, a curve for each
-    arm (geometric mean over seeds; small points are the runs), a ring around its best rate. A rate at which a run
-    failed is marked at the top."""
+    """Draw a table of `tuned_sweep`: error (of an accuracy, what is missing to 1) against learning rate, a panel for
+    each number of epochs, a curve for each arm (geometric mean over seeds; small points are the runs), a ring around
+    its best rate. A rate at which a run failed is marked at the top."""
     budgets = sorted(df["epochs"].unique())
     fig, axes = figure(4.6 * len(budgets) + 0.8, 3.9, 1, len(budgets), sharey=True)
     for ax, epochs in zip(axes[0], budgets, strict=True):
         by_arm = df[df["epochs"] == epochs].groupby("arm", sort=False)
-        for (arm, runs), colour in zip(by_arm, DIGIT_COLOURS, strict=False):
+        for (arm, runs), colour in zip(by_arm, cycle(DIGIT_COLOURS), strict=False):
             good = runs.dropna(subset=metric)
-            curve = np.exp(np.log(good[metric]).groupby(good["lr"]).mean())
+            logs = log_error(good[metric])
+            curve = logs.groupby(good["lr"]).mean().transform(np.exp)
             best = runs["lr"][runs["best"]].iloc[0]
             ax.plot(curve.index, curve, "-", color=colour, linewidth=1.5, label=arm)
-            ax.plot(good["lr"], good[metric], "o", ms=2.5, color=colour, alpha=0.6)
+            ax.plot(good["lr"], np.exp(logs), "o", ms=2.5, color=colour, alpha=0.6)
             ax.plot(best, curve[best], "o", ms=9, markerfacecolor="none", markeredgewidth=1.5, color=colour)
             for lr in runs["lr"][runs[metric].isna()].unique():
                 ax.annotate("×", (lr, 1), xycoords=ax.get_xaxis_transform(), ha="center", color=colour)

@@ -50,17 +50,19 @@ export function latentPlane(data) {
 export function latentMap(root, plane, on) {
   const width = 600, height = 440, ratio = window.devicePixelRatio || 1;
   const { xy, labels, names, colours, extent: [x0, x1, y0, y1] } = plane;
+  const how = { codes: "Both units as they are.", pca: "PCA: a place is decoded as it is." };
+  const projected = how[plane.method] ?? `${plane.method}: a place shows the code of the nearest image.`;
   const dot = "display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px";
   const legend = names.map((name, i) => `<div><span style="${dot}; background: ${colours[i]}"></span>${name}</div>`);
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
   root.innerHTML = `
-    <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="img"
-      aria-label="map of ${labels.length} codes"
+    <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="application"
+      aria-roledescription="map" aria-label="map of ${labels.length} codes: arrow keys walk, Enter loads the nearest image"
       style="width: ${width}px; max-width: 100%; cursor: crosshair; background: #fff; border: 1px solid #bbb"></canvas>
     <div style="width: ${SIDE}px">
       <img class="latent-map-picture" alt="decoded picture of the point under the mouse" style="image-rendering: pixelated;
         width: ${SIDE - 2}px; height: ${SIDE - 2}px; background: #fff; border: 1px solid #bbb">
-      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">move the mouse over the map</div>
+      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">${projected} Walk by mouse, or by arrow keys and Enter.</div>
       <div style="line-height: 1.6; columns: 2">${legend.join("")}</div>
     </div>`;
   const [canvas, picture, text] = ["canvas", "img", ".latent-map-text"].map((part) => root.querySelector(part));
@@ -109,17 +111,31 @@ export function latentMap(root, plane, on) {
   };
   /** The place of an event in the canvas's own pixels: a narrow page shows it smaller. */
   const place = ({ offsetX, offsetY }) => [offsetX, offsetY].map((v) => v * width / (canvas.clientWidth || width));
-  canvas.addEventListener("pointermove", (event) => {
-    const [u, v] = place(event), x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
+  let at = [width / 2, height / 2]; // where the mouse or the keys are
+  const walk = (u, v) => {
+    at = [u, v];
+    const x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
     say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
     look(x, y);
-  });
-  canvas.addEventListener("click", (event) => {
-    const i = pointAt(...place(event), 12);
+  };
+  const loadPoint = (i) => {
     if (i < 0) return;
     say(`loaded a ${names[labels[i]]}`);
     draw(i);
     on.click(i);
+  };
+  canvas.addEventListener("pointermove", (event) => walk(...place(event)));
+  canvas.addEventListener("click", (event) => loadPoint(pointAt(...place(event), 12)));
+  const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  canvas.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") loadPoint(pointAt(...at, Infinity));
+    else if (STEPS[event.key]) {
+      const [u, v] = STEPS[event.key].map((step, k) => at[k] + step * (event.shiftKey ? 50 : 10));
+      walk(Math.min(Math.max(u, 0), width), Math.min(Math.max(v, 0), height));
+      mark(fromPx(at[0]), fromPy(at[1]));
+    } else return;
+    event.preventDefault(); // the page stays where it is
+    event.stopPropagation(); // and Jupyter's shortcuts do nothing
   });
   draw();
   look((x0 + x1) / 2, (y0 + y1) / 2);

@@ -65,7 +65,7 @@ def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch
     index = evenly_spaced(min(n, total), total)
     projection = Projection(space.test_z[index], method)
     points = {
-        "names": list(space.names), "extent": projection.extent,
+        "names": list(space.names), "extent": projection.extent, "method": projection.method,
         "colours": [DIGIT_COLOURS[i % len(DIGIT_COLOURS)] for i in range(len(space.names))],
         "xy": packed(projection.xy), "z": packed(projection.z), "labels": packed(space.data.test.labels[index], "u1"),
         "matrix": None if projection.matrix is None else packed(projection.matrix),

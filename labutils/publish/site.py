@@ -1,5 +1,6 @@
 """The site: a front page, the notebooks and the explorer, to read and touch without Python and without a network."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from labutils.data import load_dataset
 from labutils.explore.page import export_html
 from labutils.paths import ROOT
 from labutils.publish.execution import STYLE, results, write_html
+from labutils.runs import load_run
 
 MODELS = {
     "vae16": "16 numbers, with a probability",
@@ -80,17 +82,26 @@ def build_site(
         write_html(root / "notebooks" / f"{stem}.ipynb", page, series, f"../explorer/{models[0]}.html")
     data = load_dataset(dataset)
     for name in models:
-        export_html(name, folder / "explorer" / f"{name}.html", data, classifier="classifier", n=600)
+        run = load_run(name)
+        method = None if run.config.latent_dim == 2 else "umap"  # of more units PCA's map shows no classes
+        page = folder / "explorer" / f"{name}.html"
+        export_html(run, page, data, classifier="classifier", method=method, n=600)
     for stem, figure, *_ in PICTURES:
         shutil.copy(root / "outputs" / stem / f"{figure}.png", folder / "pictures" / f"{stem}.{figure}.png")
-    page = Template(Path(__file__).with_name("site.html").read_text(encoding="utf-8"), autoescape=True).render(
-        style=STYLE.read_text(encoding="utf-8"), models={name: MODELS[name] for name in models},
+    text = Template(Path(__file__).with_name("site.html").read_text(encoding="utf-8"), autoescape=True).render(
+        style=STYLE.read_text(encoding="utf-8"), address=_address(), models={name: MODELS[name] for name in models},
         pictures=[(f"{stem}.{figure}.png", *texts) for stem, figure, *texts in PICTURES],
         rows=[_row(stem, summary["question"], summary["answer"])
               for stem, summary in results(root / "outputs").items()],
     )  # fmt: skip
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    (folder / "index.html").write_text(text, encoding="utf-8")
     return folder / "index.html"
+
+
+def _address() -> str:
+    """Return where the repository can be cloned, as GitHub tells its workflows; "" elsewhere."""
+    server, name = (os.environ.get(f"GITHUB_{part}", "") for part in ("SERVER_URL", "REPOSITORY"))
+    return f"{server}/{name}" if server and name else ""
 
 
 def _row(stem: str, question: str, answer: str) -> dict[str, str]:

@@ -23,10 +23,11 @@ from labutils.kinds import BUILT_IN, KINDS
 from labutils.paths import ROOT, scale
 from labutils.store.source import code_lines, source_of
 
-# every file that a run passes through: what runs.py imports (a test holds the two together)
-FILES = ("config", "kinds", "paths", "download", "own", "data", "device", "models", "objectives", "optim", "training",
+# every file that a run passes through: what runs.py imports (a test holds the two together), but for own.py and
+# store/source.py, whose results are in the name themselves: the checksum of the images, and the source of a kind
+FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "training",
          "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key",
-         "store/source", "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
+         "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
 RECIPES = Path(__file__).with_name("recipes.json")
 
 
@@ -41,7 +42,7 @@ def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
     your own lie: they may move."""
     fields = {name: value for name, value in config.items() if name not in NEUTRAL or NEUTRAL[name] != value}
     if not is_shipped(fields.get("dataset", "mnist")):
-        del fields["dataset"]
+        del fields["dataset"]  # unproved: golden images pass for shipped ones
     ingredients = {"config": fields, "data": data, "code": code, "torch": torch}
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -74,7 +75,7 @@ def recipe(model: str) -> str:
     if model in BUILT_IN:
         return _recipe(model)
     if model not in KINDS:
-        return ""
+        return ""  # unproved: a run of another's kind
     parts = [*map(_recipe, BUILT_IN), source_of(KINDS[model])]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

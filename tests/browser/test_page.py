@@ -12,10 +12,12 @@ from PIL import Image
 
 from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE, load_run
 from labutils.config import Config
+from labutils.data import Dataset, Split
 from labutils.explore.latent_map import LatentMap
 from labutils.explore.network import SCRIPTS
 from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
+from labutils.kinds import has_field
 from labutils.models import build_model
 from labutils.pictures import as_images
 from labutils.store.weights import pretrained_index
@@ -267,6 +269,15 @@ def test_the_map_of_the_page_hovers_and_clicks(page, digits, tmp_path, method):
     v = box["y"] + 15 + (y1 - py) / (y1 - y0) * (box["height"] - 30)
     page.mouse.click(float(u), float(v))
     assert "started from test image" in page.locator("#status").inner_text()
+    page.locator("#zeros").click()
+    page.locator("#map canvas").focus()
+    before = page.locator(".latent-map-picture").get_attribute("src")
+    for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert page.locator(".latent-map-picture").get_attribute("src") != before
+    assert "started from zeros" in page.locator("#status").inner_text()
+    page.keyboard.press("Enter")
+    assert "started from test image" in page.locator("#status").inner_text()
 
 
 WIDGET = """async ([script, data]) => {
@@ -301,3 +312,38 @@ def test_a_map_that_the_kernel_decodes_asks_one_question_at_a_time(page, digits)
     assert len(page.evaluate("sent")) == 2  # the mouse rests
     hover(400)
     assert len(page.evaluate("sent")) == 3  # after an error the next place is asked for
+
+
+@pytest.mark.parametrize("kind", ["cae", "linear", "mlp_vae", "conditional_vae"])
+@pytest.mark.parametrize(("channels", "size"), [(3, 16), (1, 9)])
+def test_a_page_of_other_images_computes_as_python_does(page, kind, channels, size, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = (255 * torch.rand(120, channels, size, size, generator=generator) ** 2).to(torch.uint8)
+    part = Split(images, torch.arange(120) % 3)
+    data = Dataset("leaves", "a test", "none", part, part, part, ("ash", "oak", "yew"))
+    fields = {"filters": (4, 6), "depth": 2} if has_field(kind, "filters") else {}
+    config = Config(model=kind, image_size=size, channels=channels, classes=3, latent_dim=3, **fields)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    space = latent_space(busy(config), data, n=120)
+    opened(page, space, tmp_path)
+    labels = [0, 1, 2] if space.conditional else [-1] * 3
+    y = torch.tensor(labels) if space.conditional else None
+    z = torch.randn(3, 3, generator=generator)
+    got = page.evaluate("([z, y]) => z.map((code, i) => Array.from(labutils.decode(code, y[i])))", [z.tolist(), labels])
+    expected = space.decode(z, y).permute(0, 2, 3, 1).flatten(1).numpy()  # the page keeps channels last
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    x = images[:3]
+    pixels = (x.permute(0, 2, 3, 1).flatten(1) / 255).tolist()
+    np.testing.assert_allclose(page.evaluate(ENCODE, [pixels, labels]), space.encode(x, y), atol=1e-4, rtol=1e-4)
+    drawn = page.locator("#picture").evaluate(
+        "(c) => [c.width, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
+    )
+    shown = np.array(drawn[1]).reshape(drawn[0], drawn[0], 4)[..., :channels]
+    first = space.decode(space.encode(images[:1], 0), 0)[0].permute(1, 2, 0).numpy()
+    assert drawn[0] == size
+    assert np.abs(shown - 255 * (1 - first if channels == 1 else first)).max() <= 1
+    assert page.locator("#pad").is_hidden()
+    page.locator("#image").click()
+    assert "oak" in page.locator("#status").inner_text()
+    assert not errors
