@@ -56,7 +56,7 @@ export function latentMap(root, plane, on) {
   const legend = names.map((name, i) => `<div><span style="${dot}; background: ${colours[i]}"></span>${name}</div>`);
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
   root.innerHTML = `
-    <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="application"
+    <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="application" data-lm-suppress-shortcuts="true"
       aria-roledescription="map" aria-label="map of ${labels.length} codes: arrow keys walk, Enter loads the nearest image"
       style="width: ${width}px; max-width: 100%; cursor: crosshair; background: #fff; border: 1px solid #bbb"></canvas>
     <div style="width: ${SIDE}px">
@@ -134,8 +134,7 @@ export function latentMap(root, plane, on) {
       walk(Math.min(Math.max(u, 0), width), Math.min(Math.max(v, 0), height));
       mark(fromPx(at[0]), fromPy(at[1]));
     } else return;
-    event.preventDefault(); // the page stays where it is
-    event.stopPropagation(); // and Jupyter's shortcuts do nothing
+    event.preventDefault(); // the page stays where it is; data-lm-suppress-shortcuts keeps Jupyter's keys away
   });
   draw();
   look((x0 + x1) / 2, (y0 + y1) / 2);

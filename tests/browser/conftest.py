@@ -1,4 +1,4 @@
-"""A Chromium that is there, and a JupyterLab of its own. Without Chromium or Playwright these tests are skipped."""
+"""A Chromium that is there, a JupyterLab and a Notebook 7 of its own. Without Chromium or Playwright all is skipped."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 class Lab(NamedTuple):
-    """A running JupyterLab: the address of a notebook in it."""
+    """A running Jupyter application: the address of a notebook in it."""
 
     url: str
     folder: Path
@@ -55,8 +55,19 @@ def page(browser):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab on a free port with notebook 11, at smoke scale, on the embedded digits."""
-    folder = tmp_path_factory.mktemp("lab")
+    """JupyterLab with notebook 11, see `_served`."""
+    yield from _served(tmp_path_factory.mktemp("lab"), "lab", "lab/tree")
+
+
+@pytest.fixture(scope="module")
+def notebook_7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Jupyter Notebook 7 with notebook 11, see `_served`."""
+    pytest.importorskip("notebook", reason="Jupyter Notebook 7 is not installed")
+    yield from _served(tmp_path_factory.mktemp("notebook_7"), "notebook", "notebooks")
+
+
+def _served(folder: Path, app: str, page: str) -> Iterator[Lab]:
+    """A Jupyter application on a free port with notebook 11, at smoke scale, on the embedded digits."""
     notebook = json.loads((ROOT / "notebooks" / "11_latent_exploration.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
@@ -81,12 +92,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
                f"--ServerApp.root_dir={folder / 'work'}",
                "--LabApp.news_url=None"]  # fmt: skip
     with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-m", "jupyter", "lab", *options]
+        command = [sys.executable, "-m", "jupyter", app, *options]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(address, token, server, folder / "log")
-        yield Lab(f"{address}/lab/tree/11_latent_exploration.ipynb?token={token}", folder)
+        yield Lab(f"{address}/{page}/11_latent_exploration.ipynb?token={token}", folder)
     finally:
         server.terminate()  # ends its kernels, too
         server.wait(30)
@@ -101,4 +112,4 @@ def _wait_for(address: str, token: str, server: subprocess.Popen, log: Path) -> 
             if server.poll() is not None:
                 break
             time.sleep(0.1)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"Jupyter did not start:\n{log.read_text()[-3000:]}")
