@@ -58,6 +58,17 @@ def test_the_explorer_stands_where_the_sliders_do(tmp_path):
     assert page.index("map_") > page.index("<iframe") > page.index("import")
 
 
+def test_a_page_is_written_again_only_where_it_would_be_another(tmp_path):
+    notebook, page = tmp_path / "01_a.ipynb", tmp_path / "01_a.html"
+    page_of(tmp_path, "# One", series=["01_a"])
+    page.write_text(page.read_text().replace("One", "Kept"))  # whoever reads it now sees that it stayed
+    write_html(notebook, page, ["01_a"])
+    assert "Kept" in page.read_text()
+    write_html(notebook, page, ["01_a", "02_b"])
+    assert "Kept" not in page.read_text()
+    assert "02_b.html" in page.read_text(), "its neighbours count, too"
+
+
 def test_what_the_front_page_says_of_its_own_is_there_and_holds_no_number():
     """Numbers come from the summaries; a figure or a weight that is gone is found before the site is built."""
     assert all((ROOT / "outputs" / stem / f"{figure}.png").exists() for stem, figure, *_ in PICTURES)

@@ -240,9 +240,13 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
     cells with the tag "hide-input" folded.
 
     `series` names the notebooks that have a page beside it, for the links to the previous and the next; `explorer` is
-    the address of an explorer's page, to stand where the notebook has its sliders. A formula that cannot be converted
-    is a ValueError.
+    the address of an explorer's page, to stand where the notebook has its sliders. A page that was made of the same is
+    left as it is: converting takes a second or two. A formula that cannot be converted is a ValueError.
     """
+    parts = (notebook.read_bytes(), *(file.read_bytes() for file in (Path(__file__), NOTEBOOK_PAGE, STYLE)))
+    mark = f"<!-- {sha256(b''.join([*parts, repr((notebook.stem, series, explorer)).encode()]))} -->"
+    if path.exists() and path.read_text(encoding="utf-8").endswith(mark):
+        return
     nb = nbformat.read(notebook, as_version=4)
     threes = zip(("", *series), series, (*series[1:], ""), strict=False)  # before, a notebook, after
     before, after = next(((a, b) for a, stem, b in threes if stem == notebook.stem), ("", ""))
@@ -260,7 +264,7 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     body, _ = exporter.from_notebook_node(nb, resources)
     lines = [f'<li class="h{level}"><a href="#{id}">{heading}</a></li>' for level, id, heading in HEADING.findall(body)]
-    path.write_text(body.replace("@@CONTENTS@@", "\n".join(lines)), encoding="utf-8")
+    path.write_text(body.replace("@@CONTENTS@@", "\n".join(lines)) + mark, encoding="utf-8")
 
 
 def table_row(stem: str, summary: Mapping[str, Any], suffix: str = ".ipynb") -> str:

@@ -79,11 +79,15 @@ def published_sums(folder: Path, notebook: Path) -> dict[str, str]:
 
 
 def write_pages(root: Path = ROOT) -> Path:
-    """Write what is published as pages to read without Jupyter and network, and return that with the table and figures,
-    outputs/report/index.html."""
+    """Write what is published as pages to read without Jupyter and network, those of notebooks that changed, and return
+    that with the table and figures, outputs/report/index.html."""
     folder, summaries = root / "outputs" / "report", results(root / "outputs")
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "notebooks").mkdir(parents=True)
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("[0-9]*"), *folder.glob("notebooks/*.html")):
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif old.stem not in summaries:
+            old.unlink()
     for stem in summaries:
         shutil.copytree(root / "outputs" / stem, folder / stem)
         write_html(root / "notebooks" / f"{stem}.ipynb", folder / "notebooks" / f"{stem}.html", list(summaries))
