@@ -55,6 +55,9 @@ PLAIN = {
     "What does a VAE change in an autoencoder, and what does it pay?":
         "Its encoder gives distributions in place of points, all of them pulled towards one that we know; it pays with "
         "detail.",
+    "Where must codes come from, so that a decoder draws new digits?":
+        "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
+        "invent digits that are nearly as varied and as readable as real ones, and no copies.",
     "What do directions in a space of codes mean, and is there a digit everywhere?":
         "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
         "looks where its codes lie.",
