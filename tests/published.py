@@ -44,9 +44,7 @@ def problems(root: Path = ROOT) -> list[str]:
             found.append(f"{stem}: other figures than summary.json names")
         if summary["answer"] not in "".join(_text(cell) for cell in code_cells(notebook)):
             found.append(f"{stem}: the notebook does not give the published answer")
-        rows = [
-            row for row in published_runs(folder) if row["model"] in KINDS
-        ]  # a notebook's own are its cells' affair
+        rows = [row for row in published_runs(folder) if row["model"] in KINDS]  # others are defined in cells
         try:
             foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
         except (KeyError, ValueError, TypeError) as error:
@@ -66,7 +64,7 @@ def published_runs(folder: Path) -> list[dict[str, Any]]:
 def _made(row: dict[str, Any]) -> Config:
     """The config that a row's run was made from: the table has the number of images where that says "all"."""
     config = config_of(row)
-    return replace(config, n_train=None if config.n_train == ALL[config.dataset] else config.n_train)
+    return replace(config, n_train=None if config.n_train == ALL.get(config.dataset) else config.n_train)
 
 
 def _text(cell: dict[str, Any]) -> str:
