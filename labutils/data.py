@@ -68,7 +68,7 @@ def is_shipped(name: str) -> bool:
 
 
 def load_dataset(
-    name: str = "mnist", source: str | Path = "auto", *, size: int = IMAGE_SIZE, channels: int = 1
+    name: str | Path = "mnist", source: str | Path = "auto", *, size: int = IMAGE_SIZE, channels: int = 1
 ) -> Dataset:
     """Load and verify a data set. Its splits are the same on every machine and for every seed.
 
@@ -93,6 +93,7 @@ def load_dataset(
         DataError: the images are nowhere to be had, or a file is not what it should be.
         ValueError: an unknown name.
     """
+    name = str(name)
     if not is_shipped(name):
         return _scaled(_own(name, size, channels))
     folder = None if name == "mnist5k" else Path(source)

@@ -130,7 +130,7 @@ def run(
     watchers = [*callbacks, *([after_each_epoch(each_epoch, config.seed)] if each_epoch else [])]
     stored = find_run(key)
     if stored and not watchers:
-        return Run(*stored)
+        return Run(config, *stored[1:])  # not the stored config: images of your own may have moved
     return _train(config, data, key, progress=progress, watchers=watchers)
 
 

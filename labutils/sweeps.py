@@ -66,7 +66,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         for row in coming:
             if "test_mse" in row:  # neither a classifier's nor that of a run that failed
                 row |= references(data_for[row["run"]], row["latent_dim"], row["n_train"])
-            row_of[row["run"]] = row
+            row_of[row["run"]] = row | {"dataset": data_for[row["run"]].name}  # where images of your own are now
             bar.set_postfix({name: f"{row[name]:.4g}" for name in SHOWN if name in row}, refresh=False)
             bar.update()
     if errors := [row["error"] for row in row_of.values() if row["error"]]:

@@ -65,7 +65,7 @@ def test_help_shows_every_field_with_its_meaning(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
-    for f in fields(Config):
+    for f in [f for f in fields(Config) if f.name != "classes"]:  # which the images alone decide
         assert "--" + f.name.replace("_", "-") in text
         assert f.metadata["help"].split(":")[0].split(" (")[0][:25] in text
 

@@ -81,6 +81,9 @@ def test_runs_know_images_by_what_they_are_and_not_by_where_they_lie(data_folder
     again = run(replace(TINY, dataset=tmp_path / "moved"), progress=False)
     assert again.cached
     assert again.path == first.path
+    assert again.sample(2, "gaussian").shape == (2, 1, 28, 28), "its images are looked for where they are now"
+    table = sweep([replace(TINY, dataset=tmp_path / "moved")])
+    assert table["dataset"].tolist() == [str(tmp_path / "moved")]
     picture((28, 28), seed=9).save(tmp_path / "moved" / "cat" / "00.png")
     assert not run(replace(TINY, dataset=tmp_path / "moved"), progress=False).cached, "a picture was replaced"
 
@@ -116,7 +119,7 @@ def test_pictures_without_classes_train_autoencoders_and_no_classifier(data_fold
     assert "test image 0, a picture" in explorer.status.line.value
     explorer.from_image(2)
     explorer.describe()
-    assert explorer.picture.value.startswith(b"\x89PNG")
+    assert bytes(explorer.picture.value).startswith(b"\x89PNG")
 
 
 def rgb(n, size=16):

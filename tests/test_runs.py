@@ -128,7 +128,8 @@ def test_the_weights_file_says_what_it_is(stored):
 @pytest.mark.parametrize("field", [f.name for f in fields(Config)])
 def test_every_field_changes_the_key(field):
     other = {
-        "dataset": "fashion_mnist", "filters": (4, 5, 6), "depth": 1, "latent_dim": 4, "batch_norm": True,
+        "dataset": "fashion_mnist", "image_size": 32, "channels": 3, "classes": 5, "filters": (4, 5, 6),
+        "depth": 1, "latent_dim": 4, "batch_norm": True,
         "activation": "tanh", "negative_slope": 0.2, "loss": "bce", "epochs": 2, "batch_size": 32,
         "lr": 1e-3, "schedule": "constant",
         "optimizer": "sgd", "beta2": 0.9, "weight_decay": 0.1, "n_train": 100, "seed": 1, "device": "cuda",

@@ -51,8 +51,12 @@ def classifier_spec(model: nn.Module) -> dict[str, Any]:
 
 def channels_of(model: nn.Module) -> int:
     """Return the channels of the images that an autoencoder or VAE decodes."""
-    last = list(model.decoder)[-1]  # type: ignore[arg-type]
-    return last.unflattened_size[0] if isinstance(last, nn.Unflatten) else last.out_channels
+    for layer in reversed(list(model.decoder)):  # type: ignore[arg-type]
+        if isinstance(layer, nn.Unflatten):
+            return layer.unflattened_size[0]
+        if isinstance(layer, nn.ConvTranspose2d):
+            return layer.out_channels
+    return 1
 
 
 def _layers(modules: Iterable[nn.Module], channels: int = 1) -> list[dict[str, Any]]:

@@ -167,7 +167,7 @@ def stored_row(path: Path, record: Record | None = None) -> dict[str, Any]:
     read, unless they are given; a RunError where one is not as it was stored."""
     manifest, config, metrics = record or read_record(path, path.name)
     with reading(path):
-        known_kind(config)
+        known_kind(config, path)
         fields = _plain(Config.from_dict(config))
     about = {name: manifest[name] for name in ("scale", "platform")}
     return {**fields, **metrics, **about, **manifest["versions"], "run": path.name, "error": ""}

@@ -48,7 +48,8 @@ class _Walk:
         self.digest = hashlib.sha256()
         self.modules: set[ModuleType] = set()
         self._seen: dict[int, Any] = {}  # holds what it names, so that no number is used twice
-        self._visit([kind.network, kind.objective, kind.measures, kind.fields, kind.own, kind.labelled])
+        own = [(f.name, f.default, [item for item in f.metadata if item[0] != "help"]) for f in kind.own]
+        self._visit([kind.network, kind.objective, kind.measures, kind.fields, own, kind.labelled])
 
     def _visit(self, thing: Any) -> None:
         if isinstance(thing, PLAIN):

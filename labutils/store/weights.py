@@ -96,7 +96,7 @@ def read_model(path: Path) -> tuple[Config, nn.Module]:
     """Return the config and the model, in evaluation mode on the CPU, of a weights file; a ValueError where it is not
     what `weights_file` of today's labutils writes."""
     tensors, values = read_weights(path)
-    known_kind(values)
+    known_kind(values, path)
     try:
         # published weights name only what differs from the defaults
         config = config_class(values.get("model", ""))(**values)
@@ -107,11 +107,11 @@ def read_model(path: Path) -> tuple[Config, nn.Module]:
     return config, model.eval()
 
 
-def known_kind(values: Mapping[str, Any]) -> None:
-    """Raise a ValueError where a config's fields name a kind of model that is not defined here."""
+def known_kind(values: Mapping[str, Any], path: Path) -> None:
+    """Raise a RunError where the config's fields in a path name a kind of model that is not defined here."""
     if (model := values.get("model", "cae")) not in KINDS:
-        raise ValueError(f"its kind of model, {model!r}, is not defined here: run the cell, or import the module, that "
-                         f"calls add_kind({model!r}, …)")  # fmt: skip
+        raise RunError(f"the model of {path}, {model!r}, is not defined here: run the cell, or import the module, that "
+                       f"calls add_kind({model!r}, …)")  # fmt: skip
 
 
 def load_weights(path: Path) -> Stored:
