@@ -173,7 +173,7 @@ def save_images(
     test_images: object = None,
     test_labels: object = None,
 ) -> Path:
-    """Write arrays as data/<name>.npz (whatever LABUTILS_DATA is), a data set of that name from then on; return its path.
+    """Write arrays as data/<name>.npz, whatever LABUTILS_DATA is: a data set of that name. Return the file.
 
     Args:
         images: (N,H,W) or (N,H,W,C), grey or RGB, squares of 8 to 64 pixels, uint8 or floats in [0,1].
