@@ -17,6 +17,14 @@ export default {
       if (!waiting) model.send({}, undefined, [pixels.buffer]);
       waiting = true;
     };
+    // keys in the explorer are its own: in Notebook 7 an arrow on a slider would move to another cell
+    const quiet = (tries) => {
+      const output = el.closest(".jp-OutputArea-output");
+      const mine = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+      if (output) output.addEventListener("focusin", mine);
+      else if (tries) setTimeout(quiet, 100, tries - 1);
+    };
+    quiet(100);
     drawingPad(el, (pixels) => { if (pixels) send(pixels); }, 150);
     const answered = () => { waiting = false; if (next) send(next); };
     model.on("msg:custom", answered);

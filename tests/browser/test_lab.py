@@ -139,7 +139,8 @@ def test_a_digit_drawn_on_the_pad_is_encoded(notebook):
     notebook.mouse.up()
     expect(status).to_contain_text("your drawing", timeout=MINUTES)
     code = settled(notebook)
-    assert notebook.locator(f"{EXPLORER} .labutils-caption", has_text="a classifier sees: 7").count() == 1
+    opinion = notebook.locator(f"{EXPLORER} .labutils-caption", has_text="a classifier sees: 7")
+    expect(opinion).to_have_count(1, timeout=MINUTES)  # it follows when the pen rests
     assert code.abs().sum() > 0
     notebook.locator(EXPLORER).first.screenshot(path=SEEN / "explorer_drawn.png")
 
