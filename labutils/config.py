@@ -199,8 +199,10 @@ def add_kind(
     edit they are made anew. Processes and clusters get the definition with each run.
 
     Args:
-        network: config → nn.Module with `encode` and `decode` (see models.Autoencoder), or without if measures say how
-            good it is. Images are (B,config.channels,config.image_size,config.image_size).
+        network: config → nn.Module with forward(x, y=None) → x_hat, encode(x) → z (B,config.latent_dim),
+            decode(z, y=None) → x_hat, and the attribute latent_dim; models.Autoencoder(config, encoder, decoder) makes
+            one of two modules, and it alone goes into an exported page. x is (B,config.channels,config.image_size,
+            config.image_size) in [0,1], and so has x_hat to be. Other shapes need measures of their own.
         objective: config → function (model, x, y, progress) → dict of batch means, of which "loss" is minimised.
         measures: (model, config, data) → dict of metrics; None takes metrics.autoencoder_measures.
         fields: fields of Config that network and objective read, such as those in kinds.CONVOLUTIONS; what all kinds

@@ -22,7 +22,7 @@ from labutils.explore.latent_map import LatentMap
 from labutils.kinds import CONVOLUTIONS, KINDS
 from labutils.models import Autoencoder, conv_autoencoder
 from labutils.store.key import recipe
-from labutils.store.listing import survey
+from labutils.store.listing import USELESS, survey
 from labutils.store.weights import RunError
 
 SCALE = 1.0
@@ -196,7 +196,8 @@ def test_a_run_whose_definition_is_missing_says_so(noisy, store):
     with pytest.raises(RunError, match=r"'noisy', is not defined here: .*add_kind\('noisy'"):
         load_run(stored.path.name)
     assert stored_runs().empty
-    assert survey()["state"].tolist() == ["other code"]
+    assert survey()["state"].tolist() == ["unknown kind"]
+    assert "unknown kind" not in USELESS, "the command line, which knows no kinds but its own, must not delete it"
     assert (stored.path / "model.safetensors").read_bytes() == weights, "nothing is lost"
     again = add_kind("noisy", conv_autoencoder, denoising, fields=CONVOLUTIONS, own={"noise": NOISE})
     assert run(again(**TINY), progress=False).cached

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from labutils.config import Config
+from labutils.kinds import KINDS
 from labutils.paths import runs_dir
 from labutils.store.folder import RunError, read_content, read_encoder, read_record, run_folders
 from labutils.store.key import of_today
@@ -25,7 +26,8 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     """Return a row for everything in the run store: name, state, bytes, days since it was written, note; of runs also
     the result (its most telling metric) and the fields of the config. `verify` reads every byte, the weights too.
 
-    state is one of: ok; other code (made by labutils or torch of another day); damaged; unreadable (now; that says
+    state is one of: ok; other code (made by labutils or torch of another day); unknown kind (of a model that is not
+    defined here, and may be elsewhere); damaged; unreadable (now; that says
     nothing about it); set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`, or another
     day's run whose encoder a classifier of today started from); unfinished (a checkpoint, or a run being written);
     abandoned (the same, untouched for a week).
@@ -63,7 +65,8 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
     except OSError as error:
         return {"state": "unreadable", "note": str(error)}
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
-    state = "ok" if of_today(manifest["made_from"], config.get("model", "")) else "other code"
+    model = config.get("model", "")
+    state = "ok" if of_today(manifest["made_from"], model) else "other code" if model in KINDS else "unknown kind"
     # not as a Config: one of another day may have other fields
     return config | {"filters": ",".join(map(str, config.get("filters", ()))), "state": state, "result": result}
 
