@@ -56,7 +56,7 @@ def find_images(name: str) -> Path:
     """Return the folder or file of a data set: in `$LABUTILS_DATA` or `data/` by its name, an .npz file also without
     its ending; or at a path, which counts from the working directory or from the repository. A ValueError where there
     is nothing of that name."""
-    places = [*data_folders(), Path.cwd(), ROOT]
+    places = [*dict.fromkeys([*data_folders(), Path.cwd(), ROOT])]
     candidates = [place / f"{Path(name).expanduser()}{ending}" for place in places for ending in ("", ".npz")]
     for path in candidates:
         if (path.is_dir() or path.suffix == ".npz") and path.exists():
@@ -73,12 +73,14 @@ def read_images(name: str, size: int, channels: int) -> Images:
         DataError: a file is damaged, empty or of the wrong size; the message names it.
         ValueError: see `find_images`.
     """
+    if size not in SIZES or channels not in (1, 3):
+        raise ValueError(f"size={size!r} must be from 8 to 64, and channels={channels!r} 1 or 3")
     if name == "digits":
         return _digits()
     if name in TORCHVISION:
         return _torchvision(name)
     path = find_images(name)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]  # folders, too: one may be empty
     stamp = tuple((str(file), *_stamp(file)) for file in files)
     return _read(path, size, channels, stamp)
 
@@ -112,6 +114,8 @@ def _folder(path: Path, size: int, channels: int) -> Images:
     for key, pictures in found.items():
         if not pictures:
             raise DataError(f"{parts[key]} holds no pictures ({', '.join(PICTURES)})")
+        if classes and (empty := _without_pictures(parts[key], pictures)):
+            raise DataError(f"{empty} holds no pictures, and would be a class without images: fill or delete it")
         images = np.stack([framed_picture(file, size, channels) for file, _ in pictures])
         read[key] = Part(images, np.array([name for _, name in pictures]) if classes else None)
     return Images(str(path), classes, **read)
@@ -129,6 +133,13 @@ def _pictures(folder: Path) -> list[tuple[Path, str]]:
     if loose and len(loose) < len(named):
         raise DataError(f"{loose[0]} lies beside subfolders: either a subfolder a class holds all pictures, or none is")
     return sorted(named, key=lambda item: item[0].relative_to(folder).as_posix())
+
+
+def _without_pictures(folder: Path | None, pictures: Sequence[tuple[Path, str]]) -> Path | None:
+    """Return a subfolder that holds no picture, if there is one."""
+    named = {name for _, name in pictures}
+    folders = sorted(folder.iterdir()) if folder else []
+    return next((p for p in folders if p.is_dir() and p.name not in named and not _is_hidden(p, p.parent)), None)
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

@@ -202,6 +202,7 @@ DAMAGES = {
     "an empty file": (lambda d: (d / "pets/dog/03.gif").write_bytes(b""), "pets", "03.gif is not a picture"),
     "a picture beside classes": (lambda d: picture((9, 9)).save(d / "pets/lost.png"), "pets", "lost.png lies beside"),
     "no pictures": (lambda d: (d / "empty").mkdir(), "empty", "empty holds no pictures"),
+    "an empty class": (lambda d: (d / "pets/hexagons").mkdir(), "pets", "hexagons holds no pictures"),
     "few pictures": (lambda d: drawer(d / "few", each=3), "few", "9 images: at least 10"),
     "a cut .npz": (lambda d: cut(d / "a.npz"), "a", "a.npz cannot be read"),
     "a page under an .npz's name": (lambda d: html(d / "a.npz"), "a", "a.npz cannot be read"),
@@ -227,6 +228,13 @@ def test_what_is_damaged_is_one_error_that_names_the_file(data_folder, damage, c
     do(data_folder)
     with pytest.raises(DataError, match=words):
         load_dataset(name)
+
+
+@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 7}, {"channels": 4}])
+def test_a_size_that_no_model_takes_is_refused(data_folder, wrong):
+    drawer(data_folder / "pets")
+    with pytest.raises(ValueError, match=r"size=.* must be from 8 to 64, and channels="):
+        load_dataset("pets", **wrong)
 
 
 def test_arrays_that_no_model_takes_are_not_saved(data_folder):
