@@ -223,12 +223,7 @@ def _npz(path: Path) -> Images:
 def _from_arrays(arrays: dict[str, np.ndarray], source: str) -> Images:
     parts = {}
     for key, names in (("train", ("", *TRAIN)), ("val", VAL), ("test", TEST)):
-        x = next(
-            (arrays[k] for name in names for k in (f"{name}_images".lstrip("_"), f"x_{name}") if k in arrays), None
-        )
-        y = next(
-            (arrays[k] for name in names for k in (f"{name}_labels".lstrip("_"), f"y_{name}") if k in arrays), None
-        )
+        x, y = (_first(arrays, names, *what) for what in (("images", "x"), ("labels", "y")))
         if x is not None:
             parts[key] = Part(_as_pixels(x, source), None if y is None else _as_labels(y, len(x), source))
     if "train" not in parts:
@@ -240,6 +235,12 @@ def _from_arrays(arrays: dict[str, np.ndarray], source: str) -> Images:
         raise DataError(f"{source} has images of several sizes: {[part.images.shape for part in parts.values()]}")
     labels = np.concatenate([part.labels for part in parts.values()]) if all(labelled) else np.array([])
     return Images(source, tuple(str(label) for label in np.unique(labels)), **parts)
+
+
+def _first(arrays: dict[str, np.ndarray], parts: Sequence[str], what: str, letter: str) -> np.ndarray | None:
+    """Return the array that is named train_images or x_train, say; without a part's name, images."""
+    names = [name for part in parts for name in (f"{part}_{what}".lstrip("_"), f"{letter}_{part}")]
+    return next((arrays[name] for name in names if name in arrays), None)
 
 
 def _as_pixels(x: np.ndarray, source: str) -> np.ndarray:

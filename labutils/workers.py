@@ -23,7 +23,7 @@ from labutils.kinds import BUILT_IN, KINDS
 from labutils.paths import environment_path, outputs_dir, scale
 from labutils.runs import run_row
 from labutils.store.folder import failed_row
-from labutils.store.source import modules_of, source_of
+from labutils.store.source import source_and_modules
 from labutils.store.weights import RunError
 
 Row = dict[str, Any]
@@ -132,12 +132,11 @@ def _this_process() -> str:
 
 def _shipped(model: str) -> bytes:
     """Return a kind of your own as bytes: its functions themselves, wherever they are defined, and their source."""
-    kind = replace(KINDS[model], source=source_of(KINDS[model]))
-    modules = modules_of(kind)
+    source, modules = source_and_modules(KINDS[model])
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps(kind)
+        return cloudpickle.dumps(replace(KINDS[model], source=source))
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)

@@ -59,7 +59,7 @@ def test_it_is_trained_stored_and_compared_as_the_built_in_ones_are(noisy, store
         assert (table["pca_mse"] > 0).all()
         arms = {"AE": Config(**TINY), "noisy": base}
         tuned = tuned_sweep(arms, [0.01, 0.02], {1: 1}, executor)
-    assert set(verdicts(tuned, "val_mse").index) == {"noisy"} or "noisy" in verdicts(tuned, "val_mse").to_string()
+    assert "noisy" in verdicts(tuned, "val_mse").to_string()
     again = run(replace(base, noise=0.5), progress=False)
     assert again.cached
     assert again.config.noise == 0.5

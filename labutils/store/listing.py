@@ -27,10 +27,9 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
     the result (its most telling metric) and the fields of the config. `verify` reads every byte, the weights too.
 
     state is one of: ok; other code (made by labutils or torch of another day); unknown kind (of a model that is not
-    defined here, and may be elsewhere); damaged; unreadable (now; that says
-    nothing about it); set aside (was damaged when it was asked for); encoder (kept for `Config.encoder`, or another
-    day's run whose encoder a classifier of today started from); unfinished (a checkpoint, or a run being written);
-    abandoned (the same, untouched for a week).
+    defined here, and may be elsewhere); damaged; unreadable (now; that says nothing about it); set aside (was damaged
+    when it was asked for); encoder (kept for `Config.encoder`, or another day's run whose encoder a classifier of today
+    started from); unfinished (a checkpoint, or a run being written); abandoned (the same, untouched for a week).
     """
     runs = runs_dir()
     states = {path: _state(path, verify) for path in (*run_folders(), *sorted(runs.glob("encoders/*.safetensors")))}

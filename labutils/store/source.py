@@ -33,12 +33,14 @@ def source_of(kind: Kind) -> str:
     """Return a hash, 64 hex digits, of a kind's functions and fields, and of every function, class and value of yours
     that they use, however indirectly. Comments and docstrings do not count. A ValueError says that a source is not to
     be had, as of what was typed into a plain Python prompt."""
-    return kind.source or _Walk(kind).digest.hexdigest()
+    return kind.source or source_and_modules(kind)[0]
 
 
-def modules_of(kind: Kind) -> set[ModuleType]:
-    """Return your own modules that a kind's functions and classes come from, other than a notebook or script itself."""
-    return _Walk(kind).modules - {sys.modules["__main__"]}
+def source_and_modules(kind: Kind) -> tuple[str, set[ModuleType]]:
+    """Return `source_of` a kind that is defined here, and your own modules that its functions and classes come from,
+    other than a notebook or script itself."""
+    walk = _Walk(kind)
+    return walk.digest.hexdigest(), walk.modules - {sys.modules["__main__"]}
 
 
 class _Walk:
