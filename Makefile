@@ -5,7 +5,7 @@ READY := .venv/ready
 # one more than cores: many unit tests wait for processes of their own
 WORKERS = $(shell $(BIN)/python -c 'import os; print(1 + os.cpu_count())')
 
-.PHONY: run test same soak lint lab publish site lock
+.PHONY: run test same soak gpu-check lint lab publish site lock
 
 run: $(READY)            ## run the whole series headless; ends with a table and a page to open
 	$(BIN)/python -m labutils run
@@ -24,6 +24,9 @@ same: $(READY)           ## prove that an edit changed no number: stored and pub
 
 soak: $(READY)           ## what must not be lost: processes killed, raced and starved, for some minutes
 	$(BIN)/python -m pytest -m soak
+
+gpu-check: $(READY)      ## an accelerator beside this processor: the same numbers? how fast? several runs at once? minutes
+	$(BIN)/python tests/accelerator.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import PurePath
 from typing import Any
@@ -221,7 +222,14 @@ def add_kind(
         raise ValueError(f"own={wrong} must be new names, each with an option(default, its meaning)")
     own_fields = tuple(OwnField(f, value.default, tuple(value.metadata.items())) for f, value in (own or {}).items())
     KINDS[name] = Kind(network, objective, measures or AUTOENCODER_MEASURES, tuple(fields), labelled, own_fields)
-    return partial(config_class(name), model=name)
+    return partial(_config_of_kind, name, config_class(name))
+
+
+def _config_of_kind(model: str, cls: type[Config], **values: Any) -> Config:
+    if wrong := [name for name in values if name not in cls.__dataclass_fields__]:
+        near = get_close_matches(wrong[0], cls.__dataclass_fields__) or sorted(cls.__dataclass_fields__)
+        raise ValueError(f"{wrong[0]!r} is no field of model={model!r}, did you mean {' or '.join(near)}?")
+    return cls(**{"model": model, **values})
 
 
 def _is_option(value: Any) -> bool:

@@ -29,6 +29,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:  # unproved: words
+        return f"Split({len(self):,} images of {tuple(self.images.shape[1:])})"  # unproved: words
+
     def to(self, device: torch.device) -> "Split":
         """The same split on a device (itself where it is there already)."""
         return Split(self.images.to(device), self.labels.to(device))

@@ -336,7 +336,13 @@ def split(images: Images) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     taken = {tenth: (x[rank == tenth], y[rank == tenth]) for tenth in missing}
     others = iter(given[1:])
     val = taken[8] if images.val is None else next(others)
-    return (x[keep], y[keep]), val, taken[9] if images.test is None else next(others)
+    test = taken[9] if images.test is None else next(others)
+    for part, (_, labels) in (("validation", val), ("testing", test)):
+        present = set(labels.tolist())
+        if missing_classes := [name for label, name in enumerate(images.classes) if label not in present]:
+            lacking = f"{images.source}: {', '.join(missing_classes[:5])} without an image for {part}"
+            warnings.warn(f"{lacking}: every tenth of a class is taken, ten of each are enough", stacklevel=2)
+    return (x[keep], y[keep]), val, test
 
 
 def _tensors(part: Part, values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

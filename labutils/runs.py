@@ -15,6 +15,7 @@ from labutils.callbacks import after_each_epoch, progress_bar
 from labutils.config import Config
 from labutils.data import Dataset, data_of, is_shipped, training_images
 from labutils.device import RANDOM_LOCK, cpu_threads
+from labutils.kinds import BUILT_IN
 from labutils.metrics import run_metrics
 from labutils.models import build_model
 from labutils.objectives import build_objective
@@ -25,6 +26,7 @@ from labutils.store.key import resolved, run_key
 from labutils.store.weights import RunError, load_pretrained, load_weights, pretrained_index
 from labutils.training import Callback, TrainingDiverged, fit
 from labutils.transfer import fit_head, start_from
+from labutils.trial import try_batch
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def run(
         callbacks: see `training.Callback`.
 
     Raises:
-        DataError, TrainingDiverged, TrainingInterrupted, ValueError: see `load_dataset` and `fit`.
+        DataError, TrainingDiverged, TrainingInterrupted, ValueError: see `load_dataset`, `fit` and, for a kind of model
+            of your own, `trial.try_batch`.
         RunError: the encoder to start from is not in the store.
         OSError: the store cannot be read or written, or the disk is full.
     """
@@ -158,6 +161,8 @@ def _train(
         callbacks.append(progress_bar(config, len(train)))
     try:
         with RANDOM_LOCK, cpu_threads(config.threads):
+            if config.model not in BUILT_IN:
+                try_batch(config, train)
             model = build_model(config)
             if config.encoder:
                 start_from(model, config, *read_encoder(config.encoder))  # type: ignore[arg-type]

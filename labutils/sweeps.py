@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from labutils.evaluation import references
 from labutils.paths import runs_dir, scale
 from labutils.runs import Run, run
 from labutils.stats import log_error
-from labutils.store.key import resolved, run_key
+from labutils.store.key import recipe, resolved, run_key
 from labutils.store.listing import tidy
 from labutils.workers import Task, rows
 
@@ -46,11 +47,12 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     tidy()  # once here: a thousand workers that all look through the unfinished would be the store's main load
     datasets: dict[tuple[object, ...], Dataset] = {}
     tasks, data_for = [], {}
+    code_of = cache(recipe)
     for config in configs:
         wanted = config.dataset, config.image_size, config.channels
         data = datasets[wanted] = datasets[wanted] if wanted in datasets else data_of(config)
         config = resolved(config, data)
-        tasks.append(Task(config, run_key(config, data.checksum)))
+        tasks.append(Task(config, run_key(config, data.checksum, code_of(config.model))))
         data_for[tasks[-1].key] = data
     distinct = {task.key: task for task in tasks}
     pending = [key for key in distinct if not (runs_dir() / key).exists()]

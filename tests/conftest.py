@@ -27,7 +27,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setenv("LABUTILS_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
-        for name in ("LABUTILS_DATA", "LABUTILS_DATASET", "LABUTILS_SCALE"):
+        for name in ("LABUTILS_DATA", "LABUTILS_DATASET", "LABUTILS_SCALE", "LABUTILS_SEEDS"):
             patch.delenv(name, raising=False)
         yield
 

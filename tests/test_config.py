@@ -188,6 +188,20 @@ def test_an_unknown_scale_is_refused(monkeypatch, name):
         paths.scale()
 
 
+def test_fewer_seeds_make_a_series_of_its_own(monkeypatch):
+    monkeypatch.setenv("LABUTILS_SEEDS", "3")
+    assert paths.scale()._replace(seeds=None) == paths.SCALES["full"]
+    assert paths.scale().seeds == 3
+    assert paths.local_dir("mnist").name == "mnist-full-few-seeds", "never taken for a full run's results"
+    monkeypatch.setenv("LABUTILS_SCALE", "smoke")
+    assert paths.scale() == paths.SCALES["smoke"], "which has fewer already"
+    assert paths.local_dir("mnist").name == "mnist-smoke"
+    for wrong in ("1", "0", "two", "-2", "2.5"):
+        monkeypatch.setenv("LABUTILS_SEEDS", wrong)
+        with pytest.raises(ValueError, match=f"^LABUTILS_SEEDS='{wrong}' must be 2 or more"):
+            paths.scale()
+
+
 def test_outputs_go_where_they_are_told_and_smoke_never_among_the_results(monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
     assert paths.outputs_dir() == tmp_path.resolve()

@@ -19,6 +19,7 @@ from labutils.plots import plot_images
 from labutils.publish.report import prepare
 
 TINY = Config(filters=(4, 4), depth=2, latent_dim=3, epochs=1, device="cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:.* without an image for")  # most drawers hold eight a class
 
 
 @pytest.fixture
@@ -228,6 +229,13 @@ def test_what_is_damaged_is_one_error_that_names_the_file(data_folder, damage, c
     do(data_folder)
     with pytest.raises(DataError, match=words):
         load_dataset(name)
+
+
+def test_a_class_that_is_too_small_to_test_is_named(data_folder):
+    drawer(data_folder / "pets", each=10)
+    drawer(data_folder / "pets", classes=("eel",), each=5)
+    with pytest.warns(UserWarning, match=r"pets: eel without an image for (validation|testing): every tenth"):
+        load_dataset("pets")
 
 
 @pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 7}, {"channels": 4}])

@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from test_workers import dask
 from torch import nn
 
-from labutils import Config, ablate, load_run, run, stored_runs, sweep, tuned_sweep, verdicts
+from labutils import Config, ablate, load_dataset, load_run, run, stored_runs, sweep, tuned_sweep, verdicts
+from labutils.cli.main import main
 from labutils.config import add_kind, option
 from labutils.explore.explorer import LatentExplorer
 from labutils.explore.latent_map import LatentMap
@@ -24,6 +26,7 @@ from labutils.models import Autoencoder, conv_autoencoder
 from labutils.store.key import recipe
 from labutils.store.listing import USELESS, survey
 from labutils.store.weights import RunError
+from labutils.trial import try_batch
 
 SCALE = 1.0
 
@@ -299,3 +302,113 @@ def test_networks_of_the_lab_are_parts_for_ones_own(store):
         assert run(Shallow(dataset="digits", latent_dim=8, epochs=1, device="cpu"), progress=False).metrics["test_mse"]
     finally:
         KINDS.pop("shallow")
+
+
+class Broken(Foreign):
+    """A network with one method that is not as it has to be."""
+
+    def __init__(self, config, name, method):
+        super().__init__(config)
+        setattr(self, name, partial(method, self))
+
+
+def network(name, method):
+    return lambda config: Broken(config, name, method)
+
+
+def objective(terms):
+    return lambda config: lambda model, x, y, progress: terms(model, x)
+
+
+def error(model, x):
+    return (model(x) - x).square().flatten(1).sum(1).mean()
+
+
+BREAKS = {
+    "no network": (lambda config: None, squared, "network(config) has to return an nn.Module"),
+    "no parameters": (lambda config: nn.Identity(), squared, "it has no parameters"),
+    "no forward": (lambda config: nn.Sequential(), squared, "it has no parameters"),
+    "forward without y": (network("forward", lambda self, x: self.decode(self.encode(x))), squared,
+                          "forward(x, y=None)"),
+    "no encode": (network("encode", None), squared, "model='broken', tried on a few images"),
+    "a code of another width": (network("encode", lambda self, x: x.flatten(1)), objective(lambda model, x: {
+        "loss": (model.inner(x.flatten(1)) ** 2).mean()}), "codes of shape (B,latent_dim), here (8, 4); it gave a"),
+    "images of another shape": (network("forward", lambda self, x, y=None: self.decode(self.encode(x)).flatten(1)),
+                                objective(lambda model, x: {"loss": model(x).mean()}), "(8, 1, 8, 8)"),
+    "no sigmoid": (network("forward", lambda self, x, y=None: 3 * self.decode(self.encode(x)) - 2), squared, "sigmoid"),
+    "no loss": (Foreign, objective(lambda model, x: {"mse": error(model, x)}), "a dict of mse"),
+    "no dict": (Foreign, objective(error), "a tensor of shape ()"),
+    "a detached loss": (Foreign, objective(lambda model, x: {"loss": error(model, x).detach()}), "no gradient"),
+    "a loss of something else": (Foreign, objective(lambda model, x: {"loss": torch.zeros((), requires_grad=True)}),
+                                 "reaches no parameter"),
+    "a loss for each image": (Foreign, objective(lambda model, x: {"loss": (model(x) - x).square().flatten(1).sum(1)}),
+                              "'loss' is a tensor of shape (8,)"),
+    "a term that is a float": (Foreign, objective(lambda model, x: {"loss": error(model, x), "mse": 0.1}),
+                               "'mse' is float"),
+    "an objective of three": (Foreign, lambda config: lambda model, x, y: {"loss": error(model, x)}, "TypeError"),
+    "no objective": (Foreign, lambda config: None, "objective(config) has to return a function"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", BREAKS)
+def test_a_kind_that_breaks_its_contract_is_refused_before_the_first_epoch(part, store):
+    network, objective, message = BREAKS[part]
+    Kind = add_kind("broken", network, objective)
+    config = Kind(dataset="digits", latent_dim=4, epochs=100_000, device="cpu")
+    try:
+        with pytest.raises(ValueError, match=r"^model='broken', tried on a few images: ") as refused:
+            run(config, progress=False)
+        assert message in str(refused.value)
+        assert not list(store.glob("[0-9a-f]" * 16))
+    finally:
+        KINDS.pop("broken")
+
+
+def test_the_trial_leaves_no_trace(noisy, store):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    try_batch(noisy(**TINY, batch_norm=True), load_dataset("digits").train)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_measures_of_ones_own_free_a_kind_from_an_autoencoders_contract(store):
+    def network(config):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+    def brightness(config):
+        return lambda model, x, y, progress: {"loss": (model(x)[:, 0] - x.mean((1, 2, 3))).square().mean()}
+
+    def measures(model, config, data):
+        return {"weight": float(model[1].weight.mean())}
+
+    Bright = add_kind("bright", network, brightness, measures=measures)
+    try:
+        assert "weight" in run(Bright(dataset="digits", epochs=1, device="cpu"), progress=False).metrics
+    finally:
+        KINDS.pop("bright")
+
+
+def test_a_field_that_a_kind_lacks_is_named_with_those_that_are_near(noisy):
+    with pytest.raises(ValueError, match="'nois' is no field of model='noisy', did you mean noise"):
+        noisy(**TINY, nois=0.1)
+
+
+def test_the_command_line_knows_the_kinds_of_a_file(tmp_path, store, capsys, forgotten, monkeypatch):
+    file = tmp_path / "blurry_module.py"
+    imports, own = "from labutils.config import add_kind, option", "{'blur': option(3, 'pixels')}"
+    file.write_text(f"{SOURCE}\n{imports}\nadd_kind('blurry', Network, objective, own={own})\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    command = ["train", "--model", "blurry", "--dataset", "digits", "--epochs", "1", "--blur", "5"]
+    assert main([*command, "--define", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "test MSE" in said
+    assert stored_runs()["blur"].tolist() == [5]
+    assert main(["--define", str(file), "runs"]) == 0
+    assert "blurry" in capsys.readouterr().out
+    for wrong, message in (
+        (["train", "--define", "nowhere.py"], "nowhere.py: there is no such file"),
+        (["train", "--define", str(file), "--model", "cae", "--blur", "5"], "blur: no field of --model cae"),
+    ):
+        assert main(wrong) == 2
+        assert message in capsys.readouterr().err

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import io
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from labutils import BASELINE, Config, LatentExplorer
 from labutils.explore.controls import Later, Status
+from labutils.explore.page import export_html
 from labutils.explore.space import RANDOM, latent_space
 from labutils.models import build_model
 from labutils.pictures import png
@@ -252,6 +254,17 @@ def test_reset_brings_the_real_image_back(explorer):
 def test_what_tells_no_classes_is_no_classifier(digits):
     with pytest.raises(ValueError, match="name a classifier"):
         LatentExplorer(trained_like(TINY), digits, classifier=trained_like(TINY))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [({"channels": 3}, "takes other images"), ({"classes": 7}, "tells 7 classes, and mnist5k has 10")],
+)
+def test_a_classifier_of_other_images_is_refused(space, tmp_path, other, words):
+    judge = build_model(Config(model="classifier", filters=(4, 4), depth=2, latent_dim=5, **other)).eval()
+    for use in (LatentExplorer, partial(export_html, path=tmp_path / "page.html")):
+        with pytest.raises(ValueError, match=words):
+            use(space, classifier=judge)
 
 
 def test_names_are_text_and_no_markup(space, monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 
 import argparse
 import shutil
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from labutils.callbacks import tensorboard_log
 from labutils.cli.main import BASES, FINETUNE, HEAD
 from labutils.codes import reconstruct
-from labutils.config import Config
+from labutils.config import Config, config_class
 from labutils.data import Dataset, data_of, subset
 from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
@@ -28,8 +28,13 @@ SHOWN = ["name", "state", "bytes", "days", "result", "model", "dataset", "latent
 
 def train_command(options: argparse.Namespace, **changes: Any) -> None:
     """Train --base with `changes` and then the given flags applied, and write the files that flags ask for."""
-    given = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
-    config = replace(BASES[options.base], **{**changes, **given})
+    base = BASES[options.base]
+    cls = config_class(getattr(options, "model", base.model))
+    known = {f.name for kind in KINDS for f in fields(config_class(kind))}
+    given = {name: getattr(options, name) for name in known if hasattr(options, name)}
+    if foreign := given.keys() - {f.name for f in fields(cls)}:
+        raise ValueError(f"{', '.join(sorted(foreign))}: no field of --model {getattr(options, 'model', base.model)}")
+    config = cls(**{**vars(base), **changes, **given})
     weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
     if weights:
         writable(weights.parent)  # or an error now rather than after the training

@@ -1,6 +1,7 @@
 """The command line: `python -m labutils train | classify | generate | explore | run | runs | doctor | …`."""
 
 import argparse
+import importlib
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, Config
+from labutils.config import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, TRADEOFF, config_class
 from labutils.kinds import KINDS, has_field
 from labutils.paths import outputs_dir
 
@@ -77,7 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options, with the command and the module of its function. Underscores in flags are dashes."""
-    parser = Parser(prog="python -m labutils", description=__doc__)
+    define = Parser(add_help=False, allow_abbrev=False)
+    help = "a Python file of yours with add_kind calls, whose kinds of model are then known here; give it first"
+    define.add_argument("--define", type=Path, action="append", default=[], metavar="FILE", help=help)
+    parser = Parser(prog="python -m labutils", description=__doc__, parents=[define])
+    given, arguments = define.parse_known_args(arguments)
+    for file in given.define:
+        _define(file)
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     parsers: dict[str, Parser] = {}
     for module, texts in COMMANDS.items():
@@ -98,6 +105,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown:
         parsers[options.command].refuse(unknown[0])
     return options
+
+
+def _define(file: Path) -> None:
+    """Import a Python file as the module of its name: processes then find its functions' source."""
+    if not file.is_file():
+        raise ValueError(f"--define {file}: there is no such file")
+    sys.path.insert(0, str(file.resolve().parent))
+    module = importlib.import_module(file.stem)
+    if Path(module.__file__ or "").resolve() != file.resolve():
+        raise ValueError(f"--define {file}: its name is that of another module, {module.__file__}: rename it")
 
 
 def _add_training(train: Parser, classify: Parser) -> None:
@@ -123,10 +140,11 @@ def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collec
     """Add a flag for each Config field that one of the models has; without it the value of --base holds."""
     bases = [name for name, config in BASES.items() if config.model in models]
     parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
-    for f in fields(Config):
+    known = {f.name: f for model in models for f in fields(config_class(model))}
+    for f in known.values():
         if f.name in (*omit, "classes") or not any(has_field(model, f.name) for model in models):
             continue
-        value = getattr(BASES[base], f.name)
+        value: Any = getattr(BASES[base], f.name, f.default)
         shown = ",".join(map(str, value)) if f.name == "filters" else value
         help = f.metadata["help"] + ("" if shown in ("", None) else f" ({shown})")
         flag = "--" + f.name.replace("_", "-")

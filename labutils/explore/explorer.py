@@ -16,7 +16,7 @@ from labutils.explore.controls import NO_CLASS, Column, Later
 from labutils.explore.favourites import add_favourite, favourites_file, read_favourites
 from labutils.explore.pad import DrawingPad
 from labutils.explore.page import export_html
-from labutils.explore.space import POOL, RANDOM, Model, Space, latent_space, named_model
+from labutils.explore.space import POOL, RANDOM, Model, Space, classifier_for, latent_space
 from labutils.pictures import png
 
 PAUSE = 0.2  # seconds without a move before `describe` is called
@@ -51,9 +51,7 @@ class LatentExplorer(Column):
     ) -> None:
         super().__init__()
         self.space = latent_space(model, data, n)
-        self.classifier = None if classifier is None else named_model(classifier)[1]
-        if hasattr(self.classifier, "decode"):
-            raise ValueError(f"classifier={classifier!r} decodes codes and tells no classes: name a classifier")
+        self.classifier = classifier_for(self.space, classifier)
         self.index = self.renders = 0
         self._side = Later(self.status.watching()(self.describe), PAUSE)
         self._favourites_file = favourites_file(self.space.name, self.space.model)

@@ -28,7 +28,8 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
     not the lab's, or a layer that network.js does not know, is a ValueError."""
     if not isinstance(model, (Autoencoder, VAE)):
-        raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does")
+        remedy = "a network of models.Autoencoder(config, encoder, decoder) can be exported, LatentExplorer takes any"
+        raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does; {remedy}")
     labels = model.classes if getattr(model, "conditional", False) else 0
     layers = [*_layers(model.decoder, channels_of(model)), {"kind": "sigmoid"}]  # type: ignore[arg-type]
     return {"layers": layers, "latent_dim": model.latent_dim, "labels": labels}
@@ -81,7 +82,8 @@ def _layers(modules: Iterable[nn.Module], channels: int = 1) -> list[dict[str, A
         elif type(module) in SIMPLE and getattr(module, "approximate", "none") == "none":
             layers.append({"kind": SIMPLE[type(module)]})
         elif not isinstance(module, RESHAPES):
-            raise ValueError(f"a page cannot compute {module}: network.js does not know this layer")
+            known = ", ".join(["convolutions", "dense layers", "batch norm", *SIMPLE.values(), "leaky_relu"])
+            raise ValueError(f"a page cannot compute {module}: network.js knows {known}; LatentExplorer takes any")
     return layers
 
 

@@ -9,7 +9,7 @@ from labutils.codes import covariance_root
 from labutils.data import Dataset
 from labutils.explore.latent_map import project_test_images
 from labutils.explore.network import HERE, SCRIPTS, classifier_spec, decoder_spec, encoder_spec, packed
-from labutils.explore.space import Model, Space, latent_space, named_model
+from labutils.explore.space import Model, Space, classifier_for, latent_space
 from labutils.pictures import png
 
 
@@ -32,11 +32,12 @@ def export_html(
         n: test images on the map.
     """
     space = latent_space(model, data)
+    judge = classifier_for(space, classifier)
     index, _, points = project_test_images(space, method, n)
     images = png(space.data.test.images[index], 50)
     page = {
         **points, "decoder": decoder_spec(space.model), "encoder": encoder_spec(space.model),
-        "classifier": None if classifier is None else classifier_spec(named_model(classifier)[1]),
+        "classifier": None if judge is None else classifier_spec(judge),
         "name": space.name, "measure": space.measure, "order": list(space.order),
         "importance": space.importance.tolist(), "low": space.low.tolist(), "high": space.high.tolist(),
         "mean": space.z.mean(0).tolist(), "covariance_root": packed(covariance_root(space.z)),

@@ -184,6 +184,27 @@ def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 500
     return Space(name, network, data, train, z, low - missing, high + missing, importance, order, measure)
 
 
+def classifier_for(space: Space, classifier: Model | None) -> nn.Module | None:
+    """Return the network of a classifier of a space's images, tried on one of them; None for None. One that decodes,
+    that takes other images, or that tells other classes is a ValueError."""
+    if classifier is None:
+        return None
+    name, network, _ = named_model(classifier)
+    if hasattr(network, "decode"):
+        raise ValueError(f"classifier={name!r} decodes codes and tells no classes: name a classifier")
+    x = to_float(space.train.images[:1])
+    try:
+        with eval_mode(network) as device:
+            classes = network(x.to(device)).shape[1]
+    except RuntimeError as error:
+        wrong = f"classifier={name!r} takes other images than those of {space.name}, {tuple(x[0].shape)}"
+        raise ValueError(f"{wrong}: train one on {space.data.name}, or leave it out") from error
+    if classes != len(space.names):
+        wrong = f"classifier={name!r} tells {classes} classes, and {space.data.name} has {len(space.names)}"
+        raise ValueError(f"{wrong}: train one on it, or leave it out")
+    return network
+
+
 def named_model(model: Model) -> tuple[str, nn.Module, Config | None]:
     """Return a name to show, the model, and the config it was made from, if known."""
     if isinstance(model, nn.Module):

@@ -24,16 +24,18 @@ from labutils.paths import ROOT, scale
 from labutils.store.source import code_lines, source_of
 
 # every file that a run passes through: what runs.py imports (a test holds the two together), but for own.py and
-# store/source.py, whose results are in the name themselves: the checksum of the images, and the source of a kind
+# store/source.py, whose results are in the name themselves (the checksum of the images, the source of a kind), and for
+# trial.py, which only refuses
 FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "training",
          "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key",
          "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
 RECIPES = Path(__file__).with_name("recipes.json")
 
 
-def run_key(config: Config, checksum: str) -> str:
-    """Return the name of a run in the store: 16 hex digits, the same in every process on every platform."""
-    return hash_of(config.to_dict(), checksum, recipe(config.model), torch_version())
+def run_key(config: Config, checksum: str, code: str = "") -> str:
+    """Return the name of a run in the store: 16 hex digits, the same in every process on every platform. `code` is the
+    kind's `recipe` where it is known already: of a kind of your own it takes a walk through all that it uses."""
+    return hash_of(config.to_dict(), checksum, code or recipe(config.model), torch_version())
 
 
 def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
