@@ -225,7 +225,9 @@ def add_kind(
     return partial(_config_of_kind, name, config_class(name))
 
 
-def _config_of_kind(model: str, cls: type[Config], **values: Any) -> Config:
+def _config_of_kind(  # unproved: what it makes is named by its fields
+    model: str, cls: type[Config], **values: Any
+) -> Config:
     if wrong := [name for name in values if name not in cls.__dataclass_fields__]:
         near = get_close_matches(wrong[0], cls.__dataclass_fields__) or sorted(cls.__dataclass_fields__)
         raise ValueError(f"{wrong[0]!r} is no field of model={model!r}, did you mean {' or '.join(near)}?")
