@@ -1,5 +1,6 @@
 """What is published belongs together, and a problem that is planted is found."""
 
+import re
 from dataclasses import replace
 
 import nbformat
@@ -15,6 +16,7 @@ from labutils.publish.execution import code_and_outputs, results
 from labutils.publish.publication import publish, write_pages
 from labutils.publish.report import save_results
 from labutils.publish.summary import read_summary, write_summary
+from labutils.publish.words import FINDINGS, findings
 from labutils.store.folder import stored_row
 from labutils.sweeps import config_of
 
@@ -181,6 +183,19 @@ def test_every_notebook_is_published_and_all_of_it_belongs_together(counted):
     assert sorted(results(ROOT / "outputs")) == notebooks
     assert problems(ROOT) == []
     counted(f"{len(notebooks)} of {len(notebooks)} published notebooks: figures, table, outputs and README agree")
+
+
+def test_what_the_changelog_claims_stands_in_a_published_answer():
+    answers = " ".join(summary["answer"] for summary in results(ROOT / "outputs").values())
+    claims = re.findall(r"\d[\d.]* \[[^]]+\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert len(claims) > 10
+    assert [claim for claim in claims if claim not in answers] == []
+
+
+def test_a_finding_whose_answer_has_changed_is_noticed():
+    summaries = {stem: {"question": "?", "answer": "Something else."} for stem, *_ in FINDINGS}
+    with pytest.raises(ValueError, match=r"^01_baseline: its answer has changed"):
+        findings(summaries)
 
 
 def test_a_published_row_is_reproduced(real_data, monkeypatch, counted):

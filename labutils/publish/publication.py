@@ -1,17 +1,22 @@
 """Publishing: results of a full run on MNIST replace what the repository shows."""
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from labutils.paths import ROOT
 from labutils.publish.execution import code, code_and_outputs, code_cells, results, table_row, write_html, write_page
 from labutils.publish.summary import read_summary, write_summary
+from labutils.publish.words import findings, plain
 from labutils.store.files import sha256
 
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table
+FINDINGS = re.compile(r"(?<=<!-- findings -->\n).*?(?=<!-- /findings -->)", re.DOTALL)
 SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
 
 
@@ -41,11 +46,20 @@ def publish(root: Path = ROOT) -> list[str]:
     for stem, notebook in notebooks.items():
         _publish_notebook(notebook, source / stem, root)
     readme = root / "README.md"
-    head, table = readme.read_text(encoding="utf-8").split(RULE, 1)
-    rows = "\n".join(table_row(stem, summary) for stem, summary in results(root / "outputs").items())
-    readme.write_text(head + RULE + rows + table[table.index("\n\n") :], encoding="utf-8")
+    readme.write_text(readme_of(readme.read_text(encoding="utf-8"), results(root / "outputs")), encoding="utf-8")
     write_pages(root)
     return stems
+
+
+def readme_of(text: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a README with the findings and the table of what is published."""
+    told = [
+        f"- **{claim}** {words} [{stem[:2]}](notebooks/{stem}.ipynb)\n" for stem, claim, words in findings(summaries)
+    ]
+    text = FINDINGS.sub(lambda _: "".join(told), text)
+    head, table = text.split(RULE, 1)
+    rows = [table_row(stem, {**summary, "answer": plain(summary)}) for stem, summary in summaries.items()]
+    return head + RULE + "\n".join(rows) + table[table.index("\n\n") :]
 
 
 def _publish_notebook(executed: Path, source: Path, root: Path) -> None:

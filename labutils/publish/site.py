@@ -11,6 +11,7 @@ from labutils.data import load_dataset
 from labutils.explore.page import export_html
 from labutils.paths import ROOT
 from labutils.publish.execution import STYLE, results, write_html
+from labutils.publish.words import findings, plain
 from labutils.runs import load_run
 
 MODELS = {
@@ -32,39 +33,6 @@ PICTURES = (  # stem, figure, alternative text, caption
      "places in the same plane, changing gradually from one into another.",
      "With a code of two numbers, every digit is a place, and every place a picture."),
 )  # fmt: skip
-# question → its answer in words; the numbers come from the summary. With another question goes its answer.
-PLAIN = {
-    "What can sixteen numbers keep of a digit?":
-        "Most of it: an autoencoder leaves about half the error of PCA. Without activation functions it is PCA.",
-    "What is an autoencoder's error worth, and compared with what?":
-        "A lot: it is several times below PCA's, and less than half that of a linear network with as many numbers.",
-    "Is arithmetic better spent on more filters or on more training?":
-        "On more training first. Wider layers lower the error as well, but cost more than they save.",
-    "How many numbers, and how many bits, is a digit?":
-        "No number is the size of a digit: more numbers, less error. In bits, a few numbers written precisely beat "
-        "many written coarsely.",
-    "Do batch norm and initialisation lower the error, or only make more learning rates good?":
-        "Batch norm does both. Among initialisations the order depends on how long you train.",
-    "Does the activation function matter, each at its best learning rate?":
-        "Yes: SiLU is best, tanh worse than ReLU, and without any, longer training does not help.",
-    "Where should the picture shrink?":
-        "Later: two halvings beat three, also with the same arithmetic, but take more weights.",
-    "Do improvements add up, and what should you build?":
-        "They add up, but not fully. Take first what costs next to nothing, a smooth activation function and batch "
-        "norm; only then pay for width.",
-    "What does a VAE change in an autoencoder, and what does it pay?":
-        "Its encoder gives distributions in place of points, all of them pulled towards one that we know; it pays with "
-        "detail.",
-    "Where must codes come from, so that a decoder draws new digits?":
-        "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
-        "invent digits that are nearly as varied and as readable as real ones, and no copies.",
-    "What do directions in a space of codes mean, and is there a digit everywhere?":
-        "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
-        "looks where its codes lie.",
-    "How do you bring images and a model of your own, and what do two of them gain here?":
-        "A folder is enough for images. Of a model you write what is new, a network or a loss. Training with noise "
-        "costs on clean images and wins clearly on noisy ones.",
-}  # fmt: skip
 
 
 def build_site(
@@ -94,11 +62,12 @@ def build_site(
         export_html(run, page, data, classifier="classifier", method=method, n=600)
     for stem, figure, *_ in PICTURES:
         shutil.copy(root / "outputs" / stem / f"{figure}.png", folder / "pictures" / f"{stem}.{figure}.png")
+    summaries = results(root / "outputs")
     text = Template(Path(__file__).with_name("site.html").read_text(encoding="utf-8"), autoescape=True).render(
         style=STYLE.read_text(encoding="utf-8"), address=_address(), models={name: MODELS[name] for name in models},
         pictures=[(f"{stem}.{figure}.png", *texts) for stem, figure, *texts in PICTURES],
-        rows=[_row(stem, summary["question"], summary["answer"])
-              for stem, summary in results(root / "outputs").items()],
+        findings=findings(summaries),
+        rows=[(stem, summary["question"], plain(summary), summary["answer"]) for stem, summary in summaries.items()],
     )  # fmt: skip
     (folder / "index.html").write_text(text, encoding="utf-8")
     return folder / "index.html"
@@ -108,9 +77,3 @@ def _address() -> str:
     """Return where the repository can be cloned, as GitHub tells its workflows; "" elsewhere."""
     server, name = (os.environ.get(f"GITHUB_{part}", "") for part in ("SERVER_URL", "REPOSITORY"))
     return f"{server}/{name}" if server and name else ""
-
-
-def _row(stem: str, question: str, answer: str) -> dict[str, str]:
-    """Return a notebook's question, its answer in words and then with numbers; without words the answer comes first."""
-    plain = PLAIN.get(question, "")
-    return {"stem": stem, "question": question, "plain": plain or answer, "numbers": answer if plain else ""}

@@ -1,0 +1,85 @@
+"""What was found in plain words. The numbers come from the notebooks' answers: none is written here."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+INTERVAL = r"\d[\d.]* \[[^]]+\]"  # a number with its interval
+# notebook, what to take from its answer, the finding, and the sentences that take it
+FINDINGS = (
+    ("01_baseline",
+     rf"With (\d+) numbers .*? test MSE is ({INTERVAL}) after (\d+) epochs: (\S+) times below PCA .*?, (\S+) times",
+     "A network chooses better numbers than PCA.",
+     "With {0} numbers a digit, a small convolutional autoencoder has a test error of {1} per pixel after {2} epochs. "
+     "PCA's is {3} times as large, that of a linear network {4} times."),
+    ("05_ablation_activation",
+     rf"tanh × {INTERVAL} / × ({INTERVAL}).*tanh would have had (\S+) times the error",
+     "A verdict on tanh was one on its learning rate.",
+     "At one rate for both it has {1} times the error of ReLU. Each at its own best rate, it has {0} times."),
+    ("07_tradeoff",
+     rf"/ ({INTERVAL}) of the error .* together they are ({INTERVAL}) times the product",
+     "Improvements add up, but not fully.",
+     "SiLU and batch norm cost next to nothing and leave {0} of the error after long training. All improvements "
+     "together leave {1} times the product of what each leaves by itself."),
+    ("08_vae",
+     rf"It pays with × ({INTERVAL}) the squared error",
+     "A VAE pays for codes that one can draw.",
+     "Its reconstructions have {0} times the squared error of an autoencoder with the same layers and recipe."),
+    ("09_sampling",
+     r"Fréchet distance (\S+) \(real against real (\S+)\), (\S+) recognised.* the VAE's prior (\S+)\. ",
+     "A plain autoencoder can invent digits.",
+     "Once a small network has learned where its codes lie, its digits are at a Fréchet distance of {0} from real ones "
+     "(which have {1} among themselves; a VAE's prior gives {3}), and {2} are recognised."),
+)  # fmt: skip
+
+# question → its answer in words; the numbers come from the summary. With another question goes its answer.
+PLAIN = {
+    "What can sixteen numbers keep of a digit?":
+        "Most of it: an autoencoder leaves about half the error of PCA. Without activation functions it is PCA.",
+    "What is an autoencoder's error worth, and compared with what?":
+        "A lot: it is several times below PCA's, and less than half that of a linear network with as many numbers.",
+    "Is arithmetic better spent on more filters or on more training?":
+        "On more training first. Wider layers lower the error as well, but cost more than they save.",
+    "How many numbers, and how many bits, is a digit?":
+        "No number is the size of a digit: more numbers, less error. In bits, a few numbers written precisely beat "
+        "many written coarsely.",
+    "Do batch norm and initialisation lower the error, or only make more learning rates good?":
+        "Batch norm does both. Among initialisations the order depends on how long you train.",
+    "Does the activation function matter, each at its best learning rate?":
+        "Yes: SiLU is best, tanh worse than ReLU, and without any, longer training does not help.",
+    "Where should the picture shrink?":
+        "Later: two halvings beat three, also with the same arithmetic, but take more weights.",
+    "Do improvements add up, and what should you build?":
+        "They add up, but not fully. Take first what costs next to nothing, a smooth activation function and batch "
+        "norm; only then pay for width.",
+    "What does a VAE change in an autoencoder, and what does it pay?":
+        "Its encoder gives distributions in place of points, all of them pulled towards one that we know; it pays with "
+        "detail.",
+    "Where must codes come from, so that a decoder draws new digits?":
+        "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
+        "invent digits that are nearly as varied and as readable as real ones, and no copies.",
+    "What do directions in a space of codes mean, and is there a digit everywhere?":
+        "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
+        "looks where its codes lie.",
+    "How do you bring images and a model of your own, and what do two of them gain here?":
+        "A folder is enough for images. Of a model you write what is new, a network or a loss. Training with noise "
+        "costs on clean images and wins clearly on noisy ones.",
+}  # fmt: skip
+
+
+def findings(summaries: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return notebook, finding and its numbers in a sentence, of those that are published. An answer that no longer
+    says what a finding takes from it is a ValueError."""
+    found = []
+    for stem, pattern, claim, text in FINDINGS:
+        if stem in summaries:
+            taken = re.search(pattern, summaries[stem]["answer"], re.DOTALL)
+            if taken is None:
+                raise ValueError(f"{stem}: its answer has changed, and with it a finding: mend FINDINGS in {__name__}")
+            found.append((stem, claim.format(*taken.groups()), text.format(*taken.groups())))
+    return found
+
+
+def plain(summary: Mapping[str, Any]) -> str:
+    """Return a notebook's answer in words; the one with numbers where its question has none."""
+    return PLAIN.get(summary["question"], summary["answer"])
