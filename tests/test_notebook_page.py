@@ -8,7 +8,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labutils.paths import ROOT
 from labutils.publish.execution import results, write_html
-from labutils.publish.site import MODELS, PICTURES, PLAIN
+from labutils.publish.site import MODELS, PICTURES
+from labutils.publish.words import PLAIN
 from labutils.store.weights import pretrained_index
 
 
