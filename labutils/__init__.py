@@ -13,13 +13,13 @@ Looked up, not read
   device      device, precision, threads, eval_mode       download    image files: located, fetched, verified
   transfer    another model's encoder under a classifier  codes       encode, interpolate, project, sample
   own         images of your own, as arrays               pictures    PNG bytes; digits from picture files
-  plots       plot_*: arrays in, Figure out
+  trial       one batch for a kind of your own            plots       plot_*: arrays in, Figure out
   evaluation  PCA, probe, likelihood, Fréchet distance    timing      parameters, MACs, latency, models in turns
   callbacks   progress bar, TensorBoard, each epoch       workers     one process a core, or any executor
 
 store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing: `labutils runs`
 explore/      explorer: LatentExplorer, the sliders; panels; latent_map; space; controls; page: exported HTML; gallery
-publish/      execution: notebooks headless; report: tables and results; publication: what is committed; pretrained
+publish/      execution: notebooks headless; report: tables and results; publication: what is committed; words
 cli/          python -m labutils: main parses, commands, inference and doctor do
 """
 
