@@ -197,8 +197,8 @@ def add_kind(
         ablate("noise", [0.0, 0.3, 1.0], base=Noisy(dataset="digits", latent_dim=8))
 
     Runs are stored under the source of these functions and of all that they use outside of installed packages: after an
-    edit they are made anew. Processes and clusters get the definition with each run. One batch is tried before the first
-    epoch: what is not as asked for below is a ValueError that names it.
+    edit they are made anew. Processes and clusters get the definition with each run. One batch is tried before the
+    first epoch: what is not as asked for below is a ValueError that names it.
 
     Args:
         network: config → nn.Module with forward(x, y=None) → x_hat, encode(x) → z (B,config.latent_dim),
