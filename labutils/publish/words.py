@@ -62,8 +62,8 @@ PLAIN = {
         "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
         "looks where its codes lie.",
     "Which settings of a classifier matter, and how many seeds does it take to know?":
-        "Small shifts of the training images help; tanh, half the channels and no batch norm harm. With two seeds a row "
-        "most of such a table is luck; from about a dozen on the test images are the larger uncertainty.",
+        "Small shifts of the training images help; tanh, half the channels and no batch norm harm. With two seeds a "
+        "row most of such a table is luck; from about a dozen on the test images are the larger uncertainty.",
     "How do you bring images and a model of your own, and what do two of them gain here?":
         "A folder is enough for images. Of a model you write what is new, a network or a loss. Training with noise "
         "costs on clean images and wins clearly on noisy ones.",
