@@ -337,11 +337,11 @@ def split(images: Images) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     others = iter(given[1:])
     val = taken[8] if images.val is None else next(others)
     test = taken[9] if images.test is None else next(others)
-    for part, (_, labels) in (("validation", val), ("testing", test)):
+    for part, given_part, (_, labels) in (("validation", images.val, val), ("testing", images.test, test)):
         present = set(labels.tolist())
-        if missing_classes := [name for label, name in enumerate(images.classes) if label not in present]:
-            lacking = f"{images.source}: {', '.join(missing_classes[:5])} without an image for {part}"
-            warnings.warn(f"{lacking}: every tenth of a class is taken, ten of each are enough", stacklevel=2)
+        if lacking := [name for label, name in enumerate(images.classes) if label not in present]:
+            why = "" if given_part else ": every tenth of a class is taken, ten of each are enough"
+            warnings.warn(f"{images.source}: {', '.join(lacking)} without an image for {part}{why}", stacklevel=2)
     return (x[keep], y[keep]), val, test
 
 

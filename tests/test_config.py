@@ -192,13 +192,13 @@ def test_fewer_seeds_make_a_series_of_its_own(monkeypatch):
     monkeypatch.setenv("LABUTILS_SEEDS", "3")
     assert paths.scale()._replace(seeds=None) == paths.SCALES["full"]
     assert paths.scale().seeds == 3
-    assert paths.local_dir("mnist").name == "mnist-full-few-seeds", "never taken for a full run's results"
+    assert paths.local_dir("mnist").name == "mnist-full-3-seeds", "never taken for a full run's results"
     monkeypatch.setenv("LABUTILS_SCALE", "smoke")
     assert paths.scale() == paths.SCALES["smoke"], "which has fewer already"
     assert paths.local_dir("mnist").name == "mnist-smoke"
-    for wrong in ("1", "0", "two", "-2", "2.5"):
+    for wrong in ("1", "0", "two", "-2", "2.5", "20"):
         monkeypatch.setenv("LABUTILS_SEEDS", wrong)
-        with pytest.raises(ValueError, match=f"^LABUTILS_SEEDS='{wrong}' must be 2 or more"):
+        with pytest.raises(ValueError, match=f"^LABUTILS_SEEDS='{wrong}' must be 2 or 3"):
             paths.scale()
 
 

@@ -330,11 +330,15 @@ BREAKS = {
     "no forward": (lambda config: nn.Sequential(), squared, "it has no parameters"),
     "forward without y": (network("forward", lambda self, x: self.decode(self.encode(x))), squared,
                           "forward(x, y=None)"),
+    "another latent_dim": (lambda config: Foreign(replace(config, latent_dim=5)), squared,
+                           "network.latent_dim has to be the config's, 4; it is 5"),
+    "pixels that are no numbers": (network("forward", lambda self, x, y=None: self.decode(self.encode(x)) * torch.nan),
+                                   squared, "not finite"),
     "no encode": (network("encode", None), squared, "model='broken', tried on a few images"),
     "a code of another width": (network("encode", lambda self, x: x.flatten(1)), objective(lambda model, x: {
-        "loss": (model.inner(x.flatten(1)) ** 2).mean()}), "codes of shape (B,latent_dim), here (8, 4); it gave a"),
+        "loss": (model.inner(x.flatten(1)) ** 2).mean()}), "codes of shape (B,latent_dim), here (20, 4); it gave a"),
     "images of another shape": (network("forward", lambda self, x, y=None: self.decode(self.encode(x)).flatten(1)),
-                                objective(lambda model, x: {"loss": model(x).mean()}), "(8, 1, 8, 8)"),
+                                objective(lambda model, x: {"loss": model(x).mean()}), "(20, 1, 8, 8)"),
     "no sigmoid": (network("forward", lambda self, x, y=None: 3 * self.decode(self.encode(x)) - 2), squared, "sigmoid"),
     "no loss": (Foreign, objective(lambda model, x: {"mse": error(model, x)}), "a dict of mse"),
     "no dict": (Foreign, objective(error), "a tensor of shape ()"),
@@ -342,7 +346,7 @@ BREAKS = {
     "a loss of something else": (Foreign, objective(lambda model, x: {"loss": torch.zeros((), requires_grad=True)}),
                                  "reaches no parameter"),
     "a loss for each image": (Foreign, objective(lambda model, x: {"loss": (model(x) - x).square().flatten(1).sum(1)}),
-                              "'loss' is a tensor of shape (8,)"),
+                              "'loss' is a tensor of shape (20,)"),
     "a term that is a float": (Foreign, objective(lambda model, x: {"loss": error(model, x), "mse": 0.1}),
                                "'mse' is float"),
     "an objective of three": (Foreign, lambda config: lambda model, x, y: {"loss": error(model, x)}, "TypeError"),
@@ -368,8 +372,23 @@ def test_the_trial_leaves_no_trace(noisy, store):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    try_batch(noisy(**TINY, batch_norm=True), load_dataset("digits").train)
+    try_batch(noisy(**TINY, image_size=8, batch_norm=True), load_dataset("digits").train)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_compares_classes_is_tried_on_several(store):
+    def contrast(config):
+        def loss(model, x, y, progress):
+            z, others = model.encode(x), y[:, None] != y
+            return {"loss": F.mse_loss(model(x), x) + 1 / torch.cdist(z, z)[others].min()}
+
+        return loss
+
+    Contrast = add_kind("contrast", Foreign, contrast)
+    try:
+        try_batch(Contrast(dataset="mnist5k", latent_dim=4), load_dataset("mnist5k").train)  # sorted by class
+    finally:
+        KINDS.pop("contrast")
 
 
 def test_measures_of_ones_own_free_a_kind_from_an_autoencoders_contract(store):
@@ -380,7 +399,7 @@ def test_measures_of_ones_own_free_a_kind_from_an_autoencoders_contract(store):
         return lambda model, x, y, progress: {"loss": (model(x)[:, 0] - x.mean((1, 2, 3))).square().mean()}
 
     def measures(model, config, data):
-        return {"weight": float(model[1].weight.mean())}
+        return {"weight": float(model[1].weight.detach().mean())}
 
     Bright = add_kind("bright", network, brightness, measures=measures)
     try:

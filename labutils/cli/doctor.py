@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from labutils.paths import data_dir, outputs_dir
+from labutils.paths import data_dir, outputs_dir, scale
 from labutils.store.files import writable
 
 
@@ -20,6 +20,7 @@ def doctor_command(options: argparse.Namespace) -> int:
         "python": lambda: f"{platform.python_version()} at {sys.executable}",
         "torch": _check_torch,
         "device": _check_device,
+        "scale": lambda: f"{scale().name}, {scale().seeds or 'all'} seeds",
         "mnist": lambda: _check_data("mnist"),
         "fashion_mnist": lambda: _check_data("fashion_mnist"),
         "data folder": lambda: _check_room(data_dir()),

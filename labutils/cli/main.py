@@ -78,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options, with the command and the module of its function. Underscores in flags are dashes."""
-    define = Parser(add_help=False, allow_abbrev=False)
-    help = "a Python file of yours with add_kind calls, whose kinds of model are then known here; give it first"
+    define = Parser(prog="python -m labutils", add_help=False, allow_abbrev=False)
+    help = "a Python file of yours that calls add_kind: the kinds of model that it defines are then known here"
     define.add_argument("--define", type=Path, action="append", default=[], metavar="FILE", help=help)
-    parser = Parser(prog="python -m labutils", description=__doc__, parents=[define])
+    parser = Parser(prog="python -m labutils", description=__doc__)
     given, arguments = define.parse_known_args(arguments)
     for file in given.define:
         _define(file)
@@ -89,7 +89,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsers: dict[str, Parser] = {}
     for module, texts in COMMANDS.items():
         for name, help in texts.items():
-            parsers[name] = commands.add_parser(name, allow_abbrev=False, help=help)
+            parents = [define] if module in ("commands", "inference") else []
+            parsers[name] = commands.add_parser(name, allow_abbrev=False, help=help, parents=parents)
             parsers[name].set_defaults(module=module)
     _add_training(parsers["train"], parsers["classify"])
     _add_inference(**{name: parsers[name] for name in COMMANDS["inference"]})
@@ -102,6 +103,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--yes", action="store_true", help="with --prune: delete it")
     dashed = [re.sub("^--[^=]*", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
     options, unknown = parser.parse_known_args(dashed)
+    if given.define and options.module not in ("commands", "inference"):
+        parsers[options.command].error("--define: a notebook defines its kinds itself")
     if unknown:
         parsers[options.command].refuse(unknown[0])
     return options
@@ -109,12 +112,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _define(file: Path) -> None:
     """Import a Python file as the module of its name: processes then find its functions' source."""
-    if not file.is_file():
-        raise ValueError(f"--define {file}: there is no such file")
+    if not file.is_file() or file.suffix != ".py" or not file.stem.isidentifier():
+        raise ValueError(f"--define {file}: there is no such file, or its name is not that of a Python module")
     sys.path.insert(0, str(file.resolve().parent))
     module = importlib.import_module(file.stem)
-    if Path(module.__file__ or "").resolve() != file.resolve():
-        raise ValueError(f"--define {file}: its name is that of another module, {module.__file__}: rename it")
+    if Path(getattr(module, "__file__", None) or "").resolve() != file.resolve():
+        raise ValueError(f"--define {file}: {module} has the same name: rename the file")
 
 
 def _add_training(train: Parser, classify: Parser) -> None:
@@ -140,7 +143,10 @@ def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collec
     """Add a flag for each Config field that one of the models has; without it the value of --base holds."""
     bases = [name for name, config in BASES.items() if config.model in models]
     parser.add_argument("--base", choices=bases, default=base, help="the config to start from (%(default)s)")
-    known = {f.name: f for model in models for f in fields(config_class(model))}
+    known: dict[str, Field] = {}
+    for f in (f for model in models for f in fields(config_class(model))):
+        if type(known.setdefault(f.name, f).default) is not type(f.default):
+            raise ValueError(f"two kinds of model have a field {f.name!r} of different types: rename one")
     for f in known.values():
         if f.name in (*omit, "classes") or not any(has_field(model, f.name) for model in models):
             continue
@@ -148,7 +154,10 @@ def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collec
         shown = ",".join(map(str, value)) if f.name == "filters" else value
         help = f.metadata["help"] + ("" if shown in ("", None) else f" ({shown})")
         flag = "--" + f.name.replace("_", "-")
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **_form(f))
+        try:
+            parser.add_argument(flag, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **_form(f))
+        except argparse.ArgumentError as error:
+            raise ValueError(f"the field {f.name!r} has the name of another flag, {flag}: rename it") from error
 
 
 def _form(f: Field) -> dict[str, Any]:

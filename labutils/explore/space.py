@@ -195,12 +195,13 @@ def classifier_for(space: Space, classifier: Model | None) -> nn.Module | None:
     x = to_float(space.train.images[:1])
     try:
         with eval_mode(network) as device:
-            classes = network(x.to(device)).shape[1]
+            logits = network(x.to(device))
     except RuntimeError as error:
         wrong = f"classifier={name!r} takes other images than those of {space.name}, {tuple(x[0].shape)}"
         raise ValueError(f"{wrong}: train one on {space.data.name}, or leave it out") from error
-    if classes != len(space.names):
-        wrong = f"classifier={name!r} tells {classes} classes, and {space.data.name} has {len(space.names)}"
+    classes = logits.shape[1] if getattr(logits, "ndim", 0) == 2 else 0
+    if classes != len(space.data.classes):
+        wrong = f"classifier={name!r} tells {classes} classes, and {space.data.name} has {len(space.data.classes)}"
         raise ValueError(f"{wrong}: train one on it, or leave it out")
     return network
 

@@ -23,7 +23,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 from tqdm import tqdm
 
-from labutils.paths import ROOT, local_dir, scale
+from labutils.paths import ROOT, SCALES, local_dir, scale
 from labutils.publish.summary import read_summary, write_summary
 from labutils.store.files import sha256
 
@@ -79,7 +79,7 @@ def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset
     """Return a text with the minutes to the end, from those published and the pace of the notebooks executed so far."""
     minutes = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
     done = [row for row in rows if not row["failed"]]
-    as_published = (dataset, scale().name) == ("mnist", "full")
+    as_published = (dataset, scale()) == ("mnist", SCALES["full"])
     enough = 0 if as_published else 1 if dataset == "mnist" else 3  # one notebook says little about other images
     if not all(minutes.values()) or len(done) < enough:
         return ""

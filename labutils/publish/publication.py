@@ -56,6 +56,8 @@ def readme_of(text: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     told = [
         f"- **{claim}** {words} [{stem[:2]}](notebooks/{stem}.ipynb)\n" for stem, claim, words in findings(summaries)
     ]
+    if told and not FINDINGS.search(text):
+        raise ValueError("the README has no place for the findings: <!-- findings --> and <!-- /findings -->")
     text = FINDINGS.sub(lambda _: "".join(told), text)
     head, table = text.split(RULE, 1)
     rows = [table_row(stem, {**summary, "answer": plain(summary)}) for stem, summary in summaries.items()]

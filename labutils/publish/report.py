@@ -115,7 +115,7 @@ def settings(**configs: Config) -> Any:
 def save_results(
     stem: str, dataset: str, df: pd.DataFrame, figures: Mapping[str, Figure], *, question: str, answer: str
 ) -> Path:
-    """Write results.csv, <figure>.png and summary.json into outputs/local/<dataset>-<scale>/<stem>/ and return it."""
+    """Write results.csv, <figure>.png and summary.json into `local_dir`/<stem>/ and return it."""
     folder = local_dir(dataset) / stem
     folder.mkdir(parents=True, exist_ok=True)
     df.to_csv(folder / "results.csv", index=False)

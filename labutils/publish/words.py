@@ -13,14 +13,15 @@ FINDINGS = (
      "With {0} numbers a digit, a small convolutional autoencoder has a test error of {1} per pixel after {2} epochs. "
      "PCA's is {3} times as large, that of a linear network {4} times."),
     ("05_ablation_activation",
-     rf"tanh × {INTERVAL} / × ({INTERVAL}).*tanh would have had (\S+) times the error",
-     "A verdict on tanh was one on its learning rate.",
-     "At one rate for both it has {1} times the error of ReLU. Each at its own best rate, it has {0} times."),
+     rf"tanh × ({INTERVAL}) / × ({INTERVAL}).*tanh would have had (\S+) times the error",
+     "Whether tanh is bad depends on the learning rate.",
+     "After one epoch at one rate for both it has {2} times the error of ReLU; each at its own best rate, {0} times, "
+     "and after six epochs {1} times."),
     ("07_tradeoff",
      rf"/ ({INTERVAL}) of the error .* together they are ({INTERVAL}) times the product",
      "Improvements add up, but not fully.",
-     "SiLU and batch norm cost next to nothing and leave {0} of the error after long training. All improvements "
-     "together leave {1} times the product of what each leaves by itself."),
+     "SiLU and batch norm cost next to nothing and leave {0} of the error after long training. The effects of all "
+     "changes multiply to less than they promise: the error is {1} times the product of the single ratios."),
     ("08_vae",
      rf"It pays with × ({INTERVAL}) the squared error",
      "A VAE pays for codes that one can draw.",
@@ -28,8 +29,9 @@ FINDINGS = (
     ("09_sampling",
      r"Fréchet distance (\S+) \(real against real (\S+)\), (\S+) recognised.* the VAE's prior (\S+)\. ",
      "A plain autoencoder can invent digits.",
-     "Once a small network has learned where its codes lie, its digits are at a Fréchet distance of {0} from real ones "
-     "(which have {1} among themselves; a VAE's prior gives {3}), and {2} are recognised."),
+     "Once a small network has learned where its codes lie, its digits are nearly as varied as real ones: the Fréchet "
+     "distance between two sets of pictures is {0} to real digits ({1} among real ones, {3} for a VAE's prior). A "
+     "classifier recognises {2} of them."),
 )  # fmt: skip
 
 # question → its answer in words; the numbers come from the summary. With another question goes its answer.
