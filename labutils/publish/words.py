@@ -60,6 +60,9 @@ PLAIN = {
     "Where must codes come from, so that a decoder draws new digits?":
         "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
         "invent digits that are nearly as varied and as readable as real ones, and no copies.",
+    "How many labels does an encoder save that has seen none?":
+        "With fifty labels, half of them and more. But moving the training images at random by a pixel or two saves as "
+        "much without any encoder, and for somebody who does that an encoder saves little.",
     "What do directions in a space of codes mean, and is there a digit everywhere?":
         "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
         "looks where its codes lie.",
