@@ -142,7 +142,7 @@ def test_doctor_is_content_here_and_names_what_is_wrong(capsys, monkeypatch, tmp
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("OK") for line in lines)
-    assert len(lines) == 7
+    assert len(lines) == 8
     monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "nowhere"))
     assert main(["doctor"]) == 1
     assert "LABUTILS_DATA" in capsys.readouterr().out
