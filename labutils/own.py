@@ -338,7 +338,7 @@ def split(images: Images) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     val = taken[8] if images.val is None else next(others)
     test = taken[9] if images.test is None else next(others)
     for part, given_part, (_, labels) in (("validation", images.val, val), ("testing", images.test, test)):
-        present = set(labels.tolist())
+        present = labels.unique()
         if lacking := [name for label, name in enumerate(images.classes) if label not in present]:
             why = "" if given_part else ": every tenth of a class is taken, ten of each are enough"
             warnings.warn(f"{images.source}: {', '.join(lacking)} without an image for {part}{why}", stacklevel=2)

@@ -25,7 +25,7 @@ from multiprocessing.synchronize import Barrier
 import pandas as pd
 import torch
 
-from labutils import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, load_dataset
+from labutils import BASELINE, CLASSIFIER, COMPACT, CONV_VAE, MLP_VAE, load_dataset, run
 from labutils.config import Config
 from labutils.data import Dataset, subset, to_float
 from labutils.device import private_noise, resolve_device
@@ -75,8 +75,6 @@ def epoch_us(config: Config, data: Dataset, device: str, rounds: int) -> pd.Seri
 
 def whole_run(config: Config) -> dict[str, float]:
     """Train a config as `run` does, into an empty store; return its seconds and its measure on validation images."""
-    from labutils import run
-
     start = time.perf_counter()
     metrics = run(config, progress=False).metrics
     quality = next(name for name in VALIDATION if name in metrics)

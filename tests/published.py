@@ -28,12 +28,12 @@ def problems(root: Path = ROOT) -> list[str]:
     that today's code would make from their configs; its answer must stand in its outputs, and the README must be the
     one that is made of the answers.
     """
-    readme, found = (root / "README.md").read_text(encoding="utf-8"), []
-    if readme != readme_of(readme, results(root / "outputs")):
+    readme, published, found = (root / "README.md").read_text(encoding="utf-8"), results(root / "outputs"), []
+    if readme != readme_of(readme, published):
         found.append("the README says something else than what is published")
     data = {name: hashlib.sha256("".join(sums).encode()).hexdigest() for name, sums in CHECKSUMS.items()}
     data["digits"] = load_dataset("digits").checksum
-    for stem, summary in results(root / "outputs").items():
+    for stem, summary in published.items():
         folder, notebook = root / "outputs" / stem, root / "notebooks" / f"{stem}.ipynb"
         if summary.get("files") != (there := published_sums(folder, notebook)):
             known = summary.get("files", {})

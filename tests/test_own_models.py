@@ -327,7 +327,8 @@ def error(model, x):
 BREAKS = {
     "no network": (lambda config: None, squared, "network(config) has to return an nn.Module"),
     "no parameters": (lambda config: nn.Identity(), squared, "it has no parameters"),
-    "no forward": (lambda config: nn.Sequential(), squared, "it has no parameters"),
+    "an empty network": (lambda config: nn.Sequential(), squared, "it has no parameters"),
+    "no forward": (lambda config: nn.ParameterList([torch.ones(1)]), squared, "the objective has to return"),
     "forward without y": (network("forward", lambda self, x: self.decode(self.encode(x))), squared,
                           "forward(x, y=None)"),
     "another latent_dim": (lambda config: Foreign(replace(config, latent_dim=5)), squared,

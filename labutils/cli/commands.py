@@ -14,7 +14,6 @@ from labutils.config import Config, config_class
 from labutils.data import Dataset, data_of, subset
 from labutils.evaluation import confidence, references
 from labutils.explore.gallery import epoch_gallery
-from labutils.kinds import KINDS
 from labutils.paths import runs_dir
 from labutils.plots import plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
@@ -29,12 +28,11 @@ SHOWN = ["name", "state", "bytes", "days", "result", "model", "dataset", "latent
 def train_command(options: argparse.Namespace, **changes: Any) -> None:
     """Train --base with `changes` and then the given flags applied, and write the files that flags ask for."""
     base = BASES[options.base]
-    cls = config_class(getattr(options, "model", base.model))
-    kinds = KINDS if options.command == "train" else ("classifier",)
-    known = {f.name for kind in kinds for f in fields(config_class(kind))}
-    given = {name: getattr(options, name) for name in known if hasattr(options, name)}
+    model = getattr(options, "model", base.model)
+    cls = config_class(model)
+    given = {name: getattr(options, name) for name in options.fields if hasattr(options, name)}
     if foreign := given.keys() - {f.name for f in fields(cls)}:
-        raise ValueError(f"{', '.join(sorted(foreign))}: no field of --model {getattr(options, 'model', base.model)}")
+        raise ValueError(f"{', '.join(sorted(foreign))}: no field of --model {model}")
     config = cls(**{**vars(base), **changes, **given})
     weights, plots = options.checkpoint_path, options.plot_dir if options.save_plots else None
     if weights:

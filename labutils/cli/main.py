@@ -42,6 +42,7 @@ COMMANDS = {
     },
     "doctor": {"doctor": "check this machine: each line OK, or the remedy"},
 }
+DEFINING = ("commands", "inference")  # the modules whose commands take --define: a notebook defines its kinds itself
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsers: dict[str, Parser] = {}
     for module, texts in COMMANDS.items():
         for name, help in texts.items():
-            parents = [define] if module in ("commands", "inference") else []
+            parents = [define] if module in DEFINING else []
             parsers[name] = commands.add_parser(name, allow_abbrev=False, help=help, parents=parents)
             parsers[name].set_defaults(module=module)
     _add_training(parsers["train"], parsers["classify"])
@@ -103,7 +104,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--yes", action="store_true", help="with --prune: delete it")
     dashed = [re.sub("^--[^=]*", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
     options, unknown = parser.parse_known_args(dashed)
-    if given.define and options.module not in ("commands", "inference"):
+    if given.define and options.module not in DEFINING:
         parsers[options.command].error("--define: a notebook defines its kinds itself")
     if unknown:
         parsers[options.command].refuse(unknown[0])
@@ -147,6 +148,7 @@ def _add_config(parser: Parser, models: Collection[str], base: str, omit: Collec
     for f in (f for model in models for f in fields(config_class(model))):
         if type(known.setdefault(f.name, f).default) is not type(f.default):
             raise ValueError(f"two kinds of model have a field {f.name!r} of different types: rename one")
+    parser.set_defaults(fields=[*known])
     for f in known.values():
         if f.name in (*omit, "classes") or not any(has_field(model, f.name) for model in models):
             continue

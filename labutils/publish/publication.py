@@ -16,7 +16,7 @@ from labutils.publish.words import findings, plain
 from labutils.store.files import sha256
 
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table
-FINDINGS = re.compile(r"(?<=<!-- findings -->\n).*?(?=<!-- /findings -->)", re.DOTALL)
+PLACE = re.compile(r"(?<=<!-- findings -->\n).*?(?=<!-- /findings -->)", re.DOTALL)  # of the findings in the README
 SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
 
 
@@ -56,9 +56,9 @@ def readme_of(text: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     told = [
         f"- **{claim}** {words} [{stem[:2]}](notebooks/{stem}.ipynb)\n" for stem, claim, words in findings(summaries)
     ]
-    if told and not FINDINGS.search(text):
+    if told and not PLACE.search(text):
         raise ValueError("the README has no place for the findings: <!-- findings --> and <!-- /findings -->")
-    text = FINDINGS.sub(lambda _: "".join(told), text)
+    text = PLACE.sub(lambda _: "".join(told), text)
     head, table = text.split(RULE, 1)
     rows = [table_row(stem, {**summary, "answer": plain(summary)}) for stem, summary in summaries.items()]
     return head + RULE + "\n".join(rows) + table[table.index("\n\n") :]
