@@ -41,7 +41,11 @@ class Muon(torch.optim.Optimizer):
         for p, step in zip(parameters, steps, strict=True):
             if p.ndim == 4:
                 step = step.view(len(p), *p.shape[2:], p.shape[1]).permute(0, 3, 1, 2)
-            p.mul_(1 - lr * weight_decay).add_(step, alpha=-length)
+            p.mul_(1 - lr * weight_decay)
+            if isinstance(length, torch.Tensor):  # a recorded step reads it where it lies
+                p.sub_(step * length)  # unproved: CUDA
+            else:
+                p.add_(step, alpha=-length)
 
 
 def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,11 @@ def _train(
             model = build_model(config)
             if config.encoder:
                 start_from(model, config, *read_encoder(config.encoder))  # type: ignore[arg-type]
-            train_it: Callable[..., pd.DataFrame] = fit_head if config.encoder_lr == 0 else fit
+            # a kind of your own may decide anything in Python, and the rise of beta does
+            capture = config.model in BUILT_IN and not config.beta_warmup
+            train_it: Callable[..., pd.DataFrame] = partial(fit, capture=capture)
+            if config.encoder_lr == 0:
+                train_it = fit_head
             history = train_it(model, build_objective(config), train, data.val, config, callbacks)
             metrics = run_metrics(model, config, data, history)
         if infinite := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:

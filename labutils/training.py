@@ -13,8 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from labutils.config import Config, stream_seed
 from labutils.data import Split, batch_sizes, batches, check_images
 from labutils.device import cpu_threads, eval_mode, keep_freed_memory, private_noise, resolve_device, resolve_precision
+from labutils.graphs import CapturedStep, Step
 from labutils.objectives import Objective
 from labutils.optim import build_optimizers, lr_factor
+
+CAPTURE_ABOVE = 100  # steps: to record one costs about as much as to compute a hundred
 
 
 class TrainingDiverged(ArithmeticError):
@@ -47,14 +50,17 @@ Callback = Callable[[Training, str], None]
 
 
 def fit(
-    model: nn.Module, objective: Objective, train: Split, val: Split, config: Config, callbacks: Sequence[Callback] = ()
-) -> pd.DataFrame:
+    model: nn.Module, objective: Objective, train: Split, val: Split, config: Config,
+    callbacks: Sequence[Callback] = (), *, capture: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Train `model` in place, by the optimisation fields of the config.
 
     Args:
         objective: (model, x, y, progress) → dict of batch means; "loss" is minimised, all are logged.
         train, val: images as uint8, or as floats in [0,1]; of a model that takes codes, those (N,d).
         callbacks: see `Callback`; callbacks.py has some.
+        capture: on CUDA, record a step and replay it (see graphs.py), which is several times as quick for small
+            networks. Of a model and an objective that decide nothing in Python from one step to the next.
 
     Returns:
         The history, a row an epoch: epoch, lr (the last step's), train_* (averages by example while training), val_*
@@ -83,6 +89,22 @@ def fit(
         for callback in callbacks:
             callback(training, moment)
 
+    names: list[str] = []
+
+    def compute(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            terms = objective(model, x, y, schedulers[0].last_epoch / steps)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        terms["loss"].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        names[:] = terms
+        return torch.stack([term.detach() for term in terms.values()])
+
+    step: Step = compute
+    if capture and device.type == "cuda" and steps > CAPTURE_ABOVE:
+        step = CapturedStep(compute, optimizers)  # unproved: CUDA
     with cpu_threads(config.threads), private_noise(config.seed, "training", device):
         try:
             call_back("start")
@@ -91,17 +113,11 @@ def fit(
                 model.train()
                 values = []  # stay on the device: reading one here would make every step wait for the accelerator
                 for x, y in batches(train, config.batch_size, training.shuffling):
-                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                        terms = objective(model, x, y, schedulers[0].last_epoch / steps)
-                    for optimizer in optimizers:
-                        optimizer.zero_grad()
-                    terms["loss"].backward()
-                    for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-                        optimizer.step()
+                    values.append(step(x, y))
+                    for scheduler in schedulers:
                         scheduler.step()
-                    values.append(torch.stack([term.detach() for term in terms.values()]))
                     call_back("step")
-                table = dict(zip(terms, torch.stack(values).cpu().double().unbind(1), strict=True))
+                table = dict(zip(names, torch.stack(values).cpu().double().unbind(1), strict=True))
                 row = _averages(table, sizes, config, epoch, steps)
                 row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
                 if not math.isfinite(row["val_loss"]):

@@ -20,6 +20,7 @@ from labutils.callbacks import after_each_epoch, progress_bar, tensorboard_log
 from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.device import resolve_device, resolve_precision
+from labutils.graphs import CapturedStep
 from labutils.models import build_model
 from labutils.objectives import (
     build_objective,
@@ -576,3 +577,62 @@ def test_steps_reuse_their_memory(digits):
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     # a step moves some 25 MiB of activations and gradients: 6,000 pages of 4 KiB
     assert sorted(faults)[10] < 600
+
+
+# --- a recorded step: what it does on a card, `make gpu-check` sees ---------------------------------------------------
+
+
+class Record:
+    """In place of a CUDA graph: knows the rates that it was recorded with, and computes when it is replayed."""
+
+    def __init__(self) -> None:
+        self.step: CapturedStep | None = None
+        self.replayed: list[tuple[float, float]] = []
+
+    def __enter__(self) -> None:
+        assert self.step is not None
+        self.rates = [group["lr"] for group in self.step.optimizers[0].param_groups]
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def replay(self) -> None:
+        assert self.step is not None
+        self.step.out.copy_(self.step.x.sum() + self.step.y.sum())
+        self.replayed.append((float(self.step.out), float(self.rates[0])))
+
+
+def test_a_recorded_step_sees_each_batch_and_each_rate(monkeypatch):
+    record = Record()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: record)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+    called = []
+
+    def compute(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        called.append(len(x))
+        return x.sum() + y.sum()
+
+    record.step = step = CapturedStep(compute, [optimizer])
+    outs = []
+    for i in range(7):
+        optimizer.param_groups[0]["lr"] = i / 10
+        n = 1 if i == 5 else 2  # the last batch of an epoch is smaller
+        outs.append(step(torch.full((n, 1), float(i)), torch.ones(n)))
+        assert optimizer.param_groups[0]["lr"] == i / 10, "a float, for schedulers and checkpoints"
+        assert "capturable" not in optimizer.param_groups[0]
+    assert [float(out) for out in outs] == [2, 4, 6, 8, 10, 6, 14], "none is overwritten by the next"
+    assert called == [2, 2, 2, 2, 1], "three to warm up, one to record, the small batch as it is"
+    assert record.replayed == [(8, pytest.approx(0.3)), (10, pytest.approx(0.4)), (14, pytest.approx(0.6))]
+
+
+def test_muon_takes_its_rate_from_a_tensor_too():
+    """As in a recorded step, which must not bake a rate in."""
+    after = []
+    for lr in (0.05, torch.tensor(0.05)):
+        p = nn.Parameter(torch.ones(3, 2))
+        p.grad = torch.tensor([[1.0, 2.0], [0.0, 1.0], [3.0, -1.0]])
+        optimizer = Muon([{"params": [p], "lr": lr}], weight_decay=0.1)
+        optimizer.step()
+        after.append(p.detach())
+    torch.testing.assert_close(*after)

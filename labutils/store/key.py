@@ -26,9 +26,9 @@ from labutils.store.source import code_lines, source_of
 # every file that a run passes through: what runs.py imports (a test holds the two together), but for own.py and
 # store/source.py, whose results are in the name themselves (the checksum of the images, the source of a kind), and for
 # trial.py, which only refuses
-FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "training",
-         "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files", "store/key",
-         "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
+FILES = ("config", "kinds", "paths", "download", "data", "device", "models", "objectives", "optim", "graphs",
+         "training", "callbacks", "timing", "metrics", "transfer", "pictures", "codes", "runs", "store/files",
+         "store/key", "store/weights", "store/checkpoint", "store/folder")  # fmt: skip
 RECIPES = Path(__file__).with_name("recipes.json")
 
 
