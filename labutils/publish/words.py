@@ -69,6 +69,12 @@ PLAIN = {
     "Which settings of a classifier matter, and how many seeds does it take to know?":
         "Small shifts of the training images help; tanh, half the channels and no batch norm harm. With two seeds a "
         "row most of such a table is luck; from about a dozen on the test images are the larger uncertainty.",
+    "How much sooner can the same autoencoder be as good, and how far is a step from the machine's limit?":
+        "More than ten times sooner, and most of that is fewer steps, not quicker ones. A step costs several times "
+        "what its arithmetic would. On a graphics card it waits for Python, unless it is recorded.",
+    "Which findings on digits hold for clothes, with the same sign and the same size?":
+        "All signs that could have turned hold. Most effects are smaller on clothes. And a VAE of clothes finds digits "
+        "less surprising than clothes, unless the nats that the pixels' grey alone costs are taken away.",
     "How do you bring images and a model of your own, and what do two of them gain here?":
         "A folder is enough for images. Of a model you write what is new, a network or a loss. Training with noise "
         "costs on clean images and wins clearly on noisy ones.",
