@@ -11,6 +11,12 @@ Step = Callable[[Tensor, Tensor], Tensor]
 WARM_UP = 3  # calls in which libraries choose their kernels and optimizers make their state
 
 
+def recordable(optimizers: Sequence[torch.optim.Optimizer]) -> bool:  # unproved: CUDA
+    """Whether all of them can take their learning rates from the card, as a record needs. torch's SGD reads its rate on
+    the processor, which ends a recording."""
+    return all("capturable" in optimizer.defaults for optimizer in optimizers)
+
+
 class CapturedStep:
     """A step (x, y) → tensor, recorded at the fourth call and replayed from then on.
 

@@ -17,7 +17,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
-        super().__init__(groups, {"weight_decay": weight_decay, "momentum": 0.9})
+        super().__init__(groups, {"weight_decay": weight_decay, "momentum": 0.9, "capturable": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from labutils.config import Config, stream_seed
 from labutils.data import Split, batch_sizes, batches, check_images
 from labutils.device import cpu_threads, eval_mode, keep_freed_memory, private_noise, resolve_device, resolve_precision
-from labutils.graphs import CapturedStep, Step
+from labutils.graphs import CapturedStep, Step, recordable
 from labutils.objectives import Objective
 from labutils.optim import build_optimizers, lr_factor
 
@@ -103,7 +103,7 @@ def fit(
         return torch.stack([term.detach() for term in terms.values()])
 
     step: Step = compute
-    if capture and device.type == "cuda" and steps > CAPTURE_ABOVE:
+    if capture and device.type == "cuda" and steps > CAPTURE_ABOVE and recordable(optimizers):
         step = CapturedStep(compute, optimizers)  # unproved: CUDA
     with cpu_threads(config.threads), private_noise(config.seed, "training", device):
         try:

@@ -156,6 +156,7 @@ def tables(device: str, data: Dataset, *, quick: bool) -> Iterator[tuple[str, pd
     right &= same["loss"].between(1 / LOSS, LOSS) & same["recorded"].between(1 / LOSS, LOSS)
     yield "same", same.assign(same=right)
 
+    rows = {}
     for name, config in CONFIGS.items():
         us = {capture: epoch_us(config, data, device, 1 if quick else 5, capture=capture) for capture in (False, True)}
         rows[name] = {"us": us[True].median(), "least": us[True].min(), "most": us[True].max(),

@@ -20,7 +20,7 @@ from labutils.callbacks import after_each_epoch, progress_bar, tensorboard_log
 from labutils.config import COMPACT, Config
 from labutils.data import Dataset, Split, subset, to_float
 from labutils.device import resolve_device, resolve_precision
-from labutils.graphs import CapturedStep
+from labutils.graphs import CapturedStep, recordable
 from labutils.models import build_model
 from labutils.objectives import (
     build_objective,
@@ -624,6 +624,13 @@ def test_a_recorded_step_sees_each_batch_and_each_rate(monkeypatch):
     assert [float(out) for out in outs] == [2, 4, 6, 8, 10, 6, 14], "none is overwritten by the next"
     assert called == [2, 2, 2, 2, 1], "three to warm up, one to record, the small batch as it is"
     assert record.replayed == [(8, pytest.approx(0.3)), (10, pytest.approx(0.4)), (14, pytest.approx(0.6))]
+
+
+@pytest.mark.parametrize(("name", "can"), [("adam", True), ("adamw", True), ("muon", True), ("sgd", False)])
+def test_only_optimizers_that_take_their_rate_from_the_card_are_recorded(name, can):
+    """torch's SGD turns its rate into a Python number: on a card that would end the recording, and the training."""
+    config = replace(TINY, optimizer=name)
+    assert recordable(build_optimizers(build_model(config), config)) is can
 
 
 def test_muon_takes_its_rate_from_a_tensor_too():
