@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import cycle, islice, zip_longest
 from pathlib import Path
 
 import torch
@@ -39,6 +40,14 @@ class Split:
     def take(self, index: torch.Tensor) -> "Split":
         """The images and labels at these indices (n,)."""
         return Split(self.images[index], self.labels[index])
+
+    def examples(self, n: int = 10) -> list[int]:
+        """Indices of n images to show, one of each class in turn, from each class's second image on: of ten digits a 0,
+        a 1, …, a 9. Where there are fewer images, some come twice."""
+        places = (self.labels == label for label in self.labels.unique())  # unproved: no run shows images
+        of_class = [place.nonzero()[:, 0].tolist() for place in places]  # unproved: nor this
+        turns = zip_longest(*(indices[1:] + indices[:1] for indices in of_class))  # unproved: nor this
+        return list(islice(cycle(i for turn in turns for i in turn if i is not None), n))  # unproved: nor this
 
 
 @dataclass(frozen=True)

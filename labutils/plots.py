@@ -148,7 +148,7 @@ def plot_history(histories: Tables, floors: Floors, metric: str = "mse") -> Figu
         ax.plot(epoch, val, "o-", ms=3, color=line.get_color(), label=f"{name}, validation")
     _draw_floors(ax, floors)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(ax, "epoch", "mse per pixel" if metric == "mse" else metric, log="y", legend=False)
+    _finish(ax, "epoch", "MSE per pixel" if metric == "mse" else metric, log="y", legend=False)
     fig.legend(loc="outside right upper", frameon=False, fontsize=8)
     return fig
 
@@ -245,7 +245,7 @@ COST_LABELS = {"n_params": ("parameters, thousands", 1e3), "macs": ("MACs an ima
 
 
 def plot_pareto(
-    table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = (), ylabel: str = "validation mse per pixel"
+    table: pd.DataFrame, costs: Sequence[str], highlight: Sequence[str] = (), ylabel: str = "validation MSE per pixel"
 ) -> Figure:
     """Draw error (columns mean, low, high) against each cost, a panel each, and the Pareto front (columns
     "on front: <cost>") as steps. Rows on the front have their names beside them, and those that `highlight` names."""
@@ -270,7 +270,8 @@ def plot_pareto(
 
 
 def _label_points(fig: Figure, ax: Axes, points: pd.DataFrame) -> None:
-    """Write each row's name beside its point (columns x, y, colour), moved down until no labels overlap."""
+    """Write each row's name beside its point (columns x, y, colour), on the left where it would leave the axes on the
+    right, and moved down until no labels overlap."""
     points = points.sort_values(points.columns[1], ascending=False)
     labels = []
     for name, x, y, colour in points.itertuples():
@@ -278,6 +279,9 @@ def _label_points(fig: Figure, ax: Axes, points: pd.DataFrame) -> None:
         label.set_path_effects([withStroke(linewidth=2, foreground="white")])
         labels.append(label)
     fig.draw_without_rendering()  # the axes get their limits and places here
+    for label in labels:
+        if label.get_window_extent().x1 > ax.bbox.x1:
+            label.set(ha="right", x=label.xyann[0] - 10)
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in ax.transData.transform(points.iloc[:, :2])]
     for label in labels:
         while any(label.get_window_extent().overlaps(box) for box in taken):

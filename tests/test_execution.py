@@ -125,6 +125,18 @@ def test_the_series_runs_on_other_images_in_a_folder_of_its_own(series, monkeypa
     assert (series / "02_any.ipynb").read_bytes() == before
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_notebook_that_needs_other_images_is_left_out(series, monkeypatch):
+    source = 'from labutils.publish.report import prepare\nDATASET = "mnist"\nprepare(DATASET, classes=10)'
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), series / "02_ten.ipynb")
+    monkeypatch.setitem(LOADED, "digits", "digits")
+    monkeypatch.setenv("LABUTILS_DATASET", "digits")
+    assert run_series() == 0
+    page = (series / "out" / "local" / "digits-full" / "index.html").read_text()
+    assert "left out: this notebook is written for 28 × 28 grey pixels" in page
+    assert run_series(["02_ten"]) == 1, "whoever asked for it waits for an answer"
+
+
 def test_a_set_that_was_not_found_is_not_looked_for_in_each_notebook(series):
     source = "DATASET = \"mnist\"\nassert DATASET == 'mnist5k', DATASET"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), series / "02_any.ipynb")

@@ -59,6 +59,17 @@ def test_the_explorer_stands_where_the_sliders_do(tmp_path):
     assert page.index("map_") > page.index("<iframe") > page.index("import")
 
 
+def test_a_page_leads_to_its_notebook_and_to_colab(tmp_path):
+    github = page_of(tmp_path, "# A", address="https://github.com/who/what")
+    assert 'href="https://github.com/who/what/blob/main/notebooks/01_a.ipynb"' in github
+    assert 'href="https://colab.research.google.com/github/who/what/blob/main/notebooks/01_a.ipynb"' in github
+    assert "!git clone https://github.com/who/what lab" in github
+    elsewhere = page_of(tmp_path, "# A", address="https://git.example.org/who/what")
+    assert 'href="https://git.example.org/who/what/blob/main/notebooks/01_a.ipynb"' in elsewhere
+    assert "colab" not in elsewhere
+    assert "http" not in page_of(tmp_path, "# A")
+
+
 def test_a_page_is_written_again_only_where_it_would_be_another(tmp_path):
     notebook, page = tmp_path / "01_a.ipynb", tmp_path / "01_a.html"
     page_of(tmp_path, "# One", series=["01_a"])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from labutils import Config, load_dataset, load_run, run, sweep
+from labutils.data import Split
 from labutils.download import PARTS, DataError
 from labutils.explore.explorer import LatentExplorer
 from labutils.kinds import KINDS, has_field
@@ -297,10 +298,22 @@ def test_a_picture_is_framed_as_those_that_a_model_learned(tmp_path):
         as_images(torch.rand(2, 1, 8, 8))
 
 
-def test_a_notebook_begins_with_any_images(data_folder, store):
+def test_a_notebook_begins_with_the_images_that_it_can_take(data_folder, store):
     drawer(data_folder / "pets")
-    data, baseline, budgets = prepare("pets")
+    data, baseline, budgets = prepare("pets", classes=0)
     assert (data.name, baseline.dataset, baseline.image_size) == ("pets", "pets", 28)
-    _, baseline, _ = prepare("digits")
-    assert baseline.image_size == 8
     assert len(budgets) == 2
+    _, baseline, _ = prepare("digits", any_size=True)
+    assert baseline.image_size == 8
+    with pytest.raises(ValueError, match=r"written for 28 × 28 grey pixels, .* of 'digits' have 8 × 8 grey pixels"):
+        prepare("digits")
+    with pytest.raises(ValueError, match=r"needs 10 classes of labels, .* of 'pets' have \d classes"):
+        prepare("pets")
+
+
+def test_one_image_of_each_class_in_turn():
+    split = Split(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 0, 2, 5, 5, 5, 2, 0]))
+    assert split.examples(8) == [1, 6, 4, 7, 2, 5, 0, 3]
+    assert split.examples(3) == [1, 6, 4], "the second image of each class"
+    assert split.examples(10)[8:] == [1, 6], "and from the beginning"
+    assert Split(split.images[:1], split.labels[:1]).examples(2) == [0, 0]

@@ -30,6 +30,7 @@ from labutils.store.files import sha256
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KNOB = re.compile(r'^DATASET = "mnist"$', re.MULTILINE)  # replaced in an executed copy by the loaded data set
+UNSUITABLE = "UnsuitableImages"  # the error of `report.prepare`; that module loads torch
 BAR = "{desc} cell {n_fmt}/{total_fmt} {elapsed}"
 NOTEBOOK_PAGE = Path(__file__).with_name("notebook.html")  # a template for nbconvert
 STYLE = Path(__file__).with_name("site.css")
@@ -49,8 +50,9 @@ def run_series(names: Sequence[str] = ()) -> int:
     LABUTILS_DATASET names, and print a results table and the page to open. Return the number of notebooks that failed;
     each leaves its copy, executed as far as it came.
 
-    On other images than MNIST a notebook about two data sets is left out. An unknown name, or nothing to execute, is a
-    ValueError before anything runs.
+    On other images than MNIST a notebook about two data sets is left out, and so is one whose `prepare` refuses the
+    images (too few classes, another size), unless it was asked for by name: then it counts as failed. An unknown name,
+    or nothing to execute, is a ValueError before anything runs.
     """
     from labutils.data import load_dataset  # only here: pages are written without torch
 
@@ -72,7 +74,7 @@ def run_series(names: Sequence[str] = ()) -> int:
     table = pd.DataFrame(rows)[["notebook", "answer", "minutes"]]
     print("\n" + table.to_string(index=False, max_colwidth=100 if len(table) > 1 else None, justify="left"))
     print(f"\nOpen {page.as_uri()}")
-    return sum(row["failed"] for row in rows)
+    return sum(row["failed"] or bool(names and row["left out"]) for row in rows)
 
 
 def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset: str) -> str:
@@ -126,11 +128,14 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)
     write_html(copy, copy.with_suffix(".html"))
-    summary: dict[str, Any] = {"question": "", "answer": failure, "figures": []}
+    left_out = failure.startswith(UNSUITABLE)
+    answer = failure.replace(UNSUITABLE, "left out") if left_out else f"FAILED: {failure}" * bool(failure)
+    summary: dict[str, Any] = {"question": "", "answer": answer, "figures": []}
     if not failure and (saved := read_summary(folder / path.stem)):
         summary = {**saved, "minutes": minutes, "executed": code_and_outputs(copy)}
         write_summary(folder / path.stem, summary)
-    return {"notebook": path.stem, **summary, "minutes": minutes, "failed": bool(failure)}
+    failed = bool(failure) and not left_out
+    return {"notebook": path.stem, **summary, "minutes": minutes, "failed": failed, "left out": left_out}
 
 
 def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
@@ -153,10 +158,11 @@ def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
         if hasattr(client, "_async_cleanup_kernel_future"):
             raise KeyboardInterrupt(f"in {path.stem}; finished runs are stored") from error
         if isinstance(error, CellExecutionError):
-            tqdm.write(f"{path.stem} failed: {error}")
-            return f"FAILED: {error.ename}: {error.evalue}"
+            if error.ename != UNSUITABLE:
+                tqdm.write(f"{path.stem} failed: {error}")
+            return f"{error.ename}: {error.evalue}"
         if isinstance(error, DeadKernelError):  # out of memory, say
-            return f"FAILED: {error}"
+            return str(error)
         raise
     return ""
 
@@ -235,16 +241,17 @@ class PageExporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer: str = "") -> None:
+def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer: str = "", address: str = "") -> None:
     """Write a notebook as a page with its contents beside it: formulas in MathML, figures with their descriptions,
     cells with the tag "hide-input" folded.
 
     `series` names the notebooks that have a page beside it, for the links to the previous and the next; `explorer` is
-    the address of an explorer's page, to stand where the notebook has its sliders. A page that was made of the same is
-    left as it is: converting takes a second or two. A formula that cannot be converted is a ValueError.
+    the address of an explorer's page, to stand where the notebook has its sliders; `address` that of the repository,
+    for links to the notebook there and in Colab. A page that was made of the same is left as it is: converting takes a
+    second or two. A formula that cannot be converted is a ValueError.
     """
     parts = (notebook.read_bytes(), *(file.read_bytes() for file in (Path(__file__), NOTEBOOK_PAGE, STYLE)))
-    mark = f"<!-- {sha256(b''.join([*parts, repr((notebook.stem, series, explorer)).encode()]))} -->"
+    mark = f"<!-- {sha256(b''.join([*parts, repr((notebook.stem, series, explorer, address)).encode()]))} -->"
     if path.exists() and path.read_text(encoding="utf-8").endswith(mark):
         return
     nb = nbformat.read(notebook, as_version=4)
@@ -258,7 +265,7 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
         "metadata": {"name": notebook.stem}, "style": STYLE.read_text(encoding="utf-8"),
         "title": title[1] if (title := re.search(r"^# (.+)", text, re.MULTILINE)) else notebook.stem,
         "description": re.sub(r"[*`$]|\[(.*?)\]\(.*?\)", r"\1", question[1] if question else notebook.stem),
-        "previous": before, "next": after,
+        "previous": before, "next": after, "address": address,
     }  # fmt: skip
     exporter = PageExporter(template_name="lab", raw_template=NOTEBOOK_PAGE.read_text(encoding="utf-8"))
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True

@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
-from labutils.config import BASELINE, Config
+from labutils.config import BASELINE, IMAGE_SIZE, Config
 from labutils.data import Dataset, load_dataset
 from labutils.kinds import has_field
 from labutils.paths import local_dir, scale
@@ -43,10 +43,27 @@ def show_figure(fig: Figure, caption: str, alt: str) -> None:
     display(Markdown(caption))
 
 
-def prepare(dataset: str) -> tuple[Dataset, Config, dict[int, int]]:
+class UnsuitableImages(ValueError):
+    """Images that a notebook is not written for."""
+
+
+def prepare(dataset: str, classes: int = 10, *, any_size: bool = False) -> tuple[Dataset, Config, dict[int, int]]:
     """Return a notebook's images, BASELINE for them, and its budgets for `tuned_sweep`: epochs → seeds. Say which
-    images these are, with the series' one proviso where they are few."""
+    images these are, with the series' one proviso where they are few.
+
+    UnsuitableImages is raised where the notebook is not written for them: they have fewer classes than `classes` (0: it
+    needs no labels) or, unless any_size, are not 28 × 28 grey pixels.
+    """
     data = load_dataset(dataset)
+    found = f"the images of {data.name!r}"
+    if len(data.classes) < classes:
+        has = f"{len(data.classes)} classes" if data.classes else "no labels"
+        raise UnsuitableImages(f"this notebook needs {classes} classes of labels, and {found} have {has}; README says "
+                               "which notebooks take any")  # fmt: skip
+    if not any_size and (data.channels, data.image_size) != (1, IMAGE_SIZE):
+        shape = f"{data.image_size} × {data.image_size} {'grey' if data.channels == 1 else 'RGB'} pixels"
+        raise UnsuitableImages(f"this notebook is written for {IMAGE_SIZE} × {IMAGE_SIZE} grey pixels, and {found} "
+                               f"have {shape}; pictures in a folder are framed to fit, and 15 takes any")  # fmt: skip
     sizes = f"{len(data.train):,} training, {len(data.val):,} validation and {len(data.test):,} test images"
     display(Markdown(f"**{data.name}**: {sizes}."))
     few = len(data.train) < 10_000
@@ -54,7 +71,8 @@ def prepare(dataset: str) -> tuple[Dataset, Config, dict[int, int]]:
         display(Markdown("> **Few images.** The text below was written about the full MNIST. With so few images expect "
                          "larger errors, wider intervals, and now and then another sign."))  # fmt: skip
     baseline = replace(BASELINE, dataset=data.name, image_size=data.image_size, channels=data.channels)
-    return data, baseline, {2: 3, 8: 2} if few else {1: 5, 6: 3}
+    more = max(1, 4000 // len(data.train))  # as many steps as with the 5,000 digits, of which 4,000 train
+    return data, baseline, {2 * more: 3, 8 * more: 2} if few else {1: 5, 6: 3}
 
 
 def judged(guess: float | None, value: float) -> str:

@@ -53,7 +53,7 @@ def build_site(
     series = sorted(path.stem for path in (root / "notebooks").glob("[0-9]*.ipynb"))
     for stem in series:
         page = folder / "notebooks" / f"{stem}.html"
-        write_html(root / "notebooks" / f"{stem}.ipynb", page, series, f"../explorer/{models[0]}.html")
+        write_html(root / "notebooks" / f"{stem}.ipynb", page, series, f"../explorer/{models[0]}.html", _address())
     data = load_dataset(dataset)
     for name in models:
         run = load_run(name)

@@ -20,18 +20,20 @@ FINDINGS = (
     ("07_tradeoff",
      rf"/ ({INTERVAL}) of the error .* together they are ({INTERVAL}) times the product",
      "Improvements add up, but not fully.",
-     "SiLU and batch norm cost next to nothing and leave {0} of the error after long training. The effects of all "
-     "changes multiply to less than they promise: the error is {1} times the product of the single ratios."),
+     "SiLU and batch norm cost next to nothing and together leave {0} of the error after long training. That is {1} "
+     "times what the product of their two effects promises."),
     ("08_vae",
      rf"It pays with × ({INTERVAL}) the squared error",
      "A VAE pays for codes that one can draw.",
      "Its reconstructions have {0} times the squared error of an autoencoder with the same layers and recipe."),
     ("09_sampling",
-     r"Fréchet distance (\S+) \(real against real (\S+)\), (\S+) recognised.* the VAE's prior (\S+)\. ",
+     r"Fréchet distance (\S+) \(two real sets (\S+) to (\S+)\), (\S+) recognised.* VAE with a learned prior (\S+), "
+     r"with N\(0, I\) (\S+)\. ",
      "A plain autoencoder can invent digits.",
-     "Once a small network has learned where its codes lie, its digits are nearly as varied as real ones: the Fréchet "
-     "distance between two sets of pictures is {0} to real digits ({1} among real ones, {3} for a VAE's prior). A "
-     "classifier recognises {2} of them."),
+     "Once a small network, told the digit, has learned where its codes lie, its digits are nearly as varied as real "
+     "ones: the Fréchet distance between two sets of pictures is {0} to real digits (between two real sets {1} to "
+     "{2}; for a VAE with the same help {4}, with nothing but its own prior {5}). A classifier recognises {3} of "
+     "them."),
 )  # fmt: skip
 
 # question → its answer in words; the numbers come from the summary. With another question goes its answer.
@@ -41,7 +43,8 @@ PLAIN = {
     "What is an autoencoder's error worth, and compared with what?":
         "A lot: it is several times below PCA's, and less than half that of a linear network with as many numbers.",
     "Is arithmetic better spent on more filters or on more training?":
-        "On more training first. Wider layers lower the error as well, but cost more than they save.",
+        "On more training first. Wider layers lower the error as well, but within six epochs they cost more "
+        "than they save.",
     "How many numbers, and how many bits, is a digit?":
         "No number is the size of a digit: more numbers, less error. In bits, a few numbers written precisely beat "
         "many written coarsely.",
@@ -59,7 +62,7 @@ PLAIN = {
         "detail.",
     "Where must codes come from, so that a decoder draws new digits?":
         "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
-        "invent digits that are nearly as varied and as readable as real ones, and no copies.",
+        "invent digits that are nearly as varied as real ones, a little less readable, and no near copies.",
     "How many labels does an encoder save that has seen none?":
         "With fifty labels, half of them and more. But moving the training images at random by a pixel or two saves as "
         "much without any encoder, and for somebody who does that an encoder saves little.",
@@ -67,14 +70,16 @@ PLAIN = {
         "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
         "looks where its codes lie.",
     "Which settings of a classifier matter, and how many seeds does it take to know?":
-        "Small shifts of the training images help; tanh, half the channels and no batch norm harm. With two seeds a "
-        "row most of such a table is luck; from about a dozen on the test images are the larger uncertainty.",
+        "Small shifts of the training images help; tanh, half the channels and no batch norm harm. Two seeds a row "
+        "resolve about a third of such a table and contradict none of the rest; from about a dozen on the test images "
+        "are the larger uncertainty.",
     "How much sooner can the same autoencoder be as good, and how far is a step from the machine's limit?":
         "More than ten times sooner, and most of that is fewer steps, not quicker ones. A step costs several times "
         "what its arithmetic would. On a graphics card it waits for Python, unless it is recorded.",
     "Which findings on digits hold for clothes, with the same sign and the same size?":
-        "All signs that could have turned hold. Most effects are smaller on clothes. And a VAE of clothes finds digits "
-        "less surprising than clothes, unless the nats that the pixels' grey alone costs are taken away.",
+        "All three changes whose sign could have turned keep it. Most effects are smaller on clothes. And a VAE of "
+        "clothes finds digits less surprising than clothes, unless the nats that the pixels' grey alone costs are "
+        "taken away.",
     "How do you bring images and a model of your own, and what do two of them gain here?":
         "A folder is enough for images. Of a model you write what is new, a network or a loss. Training with noise "
         "costs on clean images and wins clearly on noisy ones.",
