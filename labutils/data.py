@@ -43,7 +43,7 @@ class Split:
 
     def examples(self, n: int = 10) -> list[int]:
         """Indices of n images to show, one of each class in turn, from each class's second image on: of ten digits a 0,
-        a 1, …, a 9. Where there are fewer images, some come twice."""
+        a 1, …, a 9. Where there are fewer images, some come again."""
         places = (self.labels == label for label in self.labels.unique())  # unproved: no run shows images
         of_class = [place.nonzero()[:, 0].tolist() for place in places]  # unproved: nor this
         turns = zip_longest(*(indices[1:] + indices[:1] for indices in of_class))  # unproved: nor this

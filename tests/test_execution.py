@@ -127,7 +127,7 @@ def test_the_series_runs_on_other_images_in_a_folder_of_its_own(series, monkeypa
 
 @pytest.mark.filterwarnings("default")
 def test_a_notebook_that_needs_other_images_is_left_out(series, monkeypatch):
-    source = 'from labutils.publish.report import prepare\nDATASET = "mnist"\nprepare(DATASET, classes=10)'
+    source = 'from labutils.publish.report import prepare\nDATASET = "mnist"\nprepare(DATASET, classes=2)'
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), series / "02_ten.ipynb")
     monkeypatch.setitem(LOADED, "digits", "digits")
     monkeypatch.setenv("LABUTILS_DATASET", "digits")
@@ -155,6 +155,8 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
     assert series_module._remaining(paths, done, "mnist") == ", about 4 min to the end"
     failed = [{"notebook": "02_b", "minutes": 0.1, "failed": True}]  # at once: that says nothing about the pace
     assert series_module._remaining(paths, done + failed, "mnist") == ", about 2 min to the end"
+    left_out = [{"notebook": "02_b", "minutes": 0.1, "failed": False, "left out": True}]
+    assert series_module._remaining(paths, done + left_out, "mnist") == ", about 2 min to the end"
     for few in ([], done, 2 * done):  # the same notebooks with fewer images are other work
         assert series_module._remaining([*paths, paths[2]], few, "mnist5k") == ""
     assert series_module._remaining([*paths, paths[2]], 3 * done, "mnist5k") == ", about 2 min to the end"

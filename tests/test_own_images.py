@@ -302,10 +302,18 @@ def test_a_notebook_begins_with_the_images_that_it_can_take(data_folder, store):
     drawer(data_folder / "pets")
     data, baseline, budgets = prepare("pets", classes=0)
     assert (data.name, baseline.dataset, baseline.image_size) == ("pets", "pets", 28)
-    assert len(budgets) == 2
-    _, baseline, _ = prepare("digits", any_size=True)
+    more = round(4000 / len(data.train))  # few images, many epochs
+    assert more > 100
+    assert budgets == {2 * more: 3, 8 * more: 2}
+    _, baseline, _ = prepare("digits", classes=2, any_size=True)
     assert baseline.image_size == 8
+    drawer(data_folder / "loose", classes=(".",), each=24)
+    prepare("loose", classes=0)
+    with pytest.raises(ValueError, match=r"needs 2 classes of labels, .* of 'loose' have no labels"):
+        prepare("loose", classes=2)
     with pytest.raises(ValueError, match=r"written for 28 × 28 grey pixels, .* of 'digits' have 8 × 8 grey pixels"):
+        prepare("digits", classes=2)
+    with pytest.raises(ValueError, match=r"needs 2,500 training images, .* of 'digits' are 1,4\d\d"):
         prepare("digits")
     with pytest.raises(ValueError, match=r"needs 10 classes of labels, .* of 'pets' have \d classes"):
         prepare("pets")

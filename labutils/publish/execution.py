@@ -80,7 +80,7 @@ def run_series(names: Sequence[str] = ()) -> int:
 def _remaining(paths: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset: str) -> str:
     """Return a text with the minutes to the end, from those published and the pace of the notebooks executed so far."""
     minutes = {path.stem: read_summary(ROOT / "outputs" / path.stem).get("minutes", 0.0) for path in paths}
-    done = [row for row in rows if not row["failed"]]
+    done = [row for row in rows if not row["failed"] and not row.get("left out")]
     as_published = (dataset, scale()) == ("mnist", SCALES["full"])
     enough = 0 if as_published else 1 if dataset == "mnist" else 3  # one notebook says little about other images
     if not all(minutes.values()) or len(done) < enough:
@@ -162,7 +162,7 @@ def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
                 tqdm.write(f"{path.stem} failed: {error}")
             return f"{error.ename}: {error.evalue}"
         if isinstance(error, DeadKernelError):  # out of memory, say
-            return str(error)
+            return str(error) or "the kernel died"
         raise
     return ""
 

@@ -52,14 +52,16 @@ def prepare(dataset: str, classes: int = 10, *, any_size: bool = False) -> tuple
     images these are, with the series' one proviso where they are few.
 
     UnsuitableImages is raised where the notebook is not written for them: they have fewer classes than `classes` (0: it
-    needs no labels) or, unless any_size, are not 28 × 28 grey pixels.
+    needs no labels; 10: exactly ten, and some 2,500 images) or, unless any_size, are not 28 × 28 grey pixels.
     """
     data = load_dataset(dataset)
-    found = f"the images of {data.name!r}"
-    if len(data.classes) < classes:
-        has = f"{len(data.classes)} classes" if data.classes else "no labels"
+    found, n_classes = f"the images of {data.name!r}", len(data.classes)
+    if n_classes != 10 if classes == 10 else n_classes < classes:
+        has = f"{n_classes} classes" if n_classes else "no labels"
         raise UnsuitableImages(f"this notebook needs {classes} classes of labels, and {found} have {has}; README says "
                                "which notebooks take any")  # fmt: skip
+    if classes == 10 and len(data.train) < 2500 and scale().name == "full":
+        raise UnsuitableImages(f"this notebook needs 2,500 training images, and {found} are {len(data.train):,}")
     if not any_size and (data.channels, data.image_size) != (1, IMAGE_SIZE):
         shape = f"{data.image_size} × {data.image_size} {'grey' if data.channels == 1 else 'RGB'} pixels"
         raise UnsuitableImages(f"this notebook is written for {IMAGE_SIZE} × {IMAGE_SIZE} grey pixels, and {found} "
@@ -71,7 +73,7 @@ def prepare(dataset: str, classes: int = 10, *, any_size: bool = False) -> tuple
         display(Markdown("> **Few images.** The text below was written about the full MNIST. With so few images expect "
                          "larger errors, wider intervals, and now and then another sign."))  # fmt: skip
     baseline = replace(BASELINE, dataset=data.name, image_size=data.image_size, channels=data.channels)
-    more = max(1, 4000 // len(data.train))  # as many steps as with the 5,000 digits, of which 4,000 train
+    more = max(1, round(4000 / len(data.train)))  # about as many steps as with the 5,000 digits, of which 4,000 train
     return data, baseline, {2 * more: 3, 8 * more: 2} if few else {1: 5, 6: 3}
 
 

@@ -43,8 +43,8 @@ PLAIN = {
     "What is an autoencoder's error worth, and compared with what?":
         "A lot: it is several times below PCA's, and less than half that of a linear network with as many numbers.",
     "Is arithmetic better spent on more filters or on more training?":
-        "On more training first. Wider layers lower the error as well, but within six epochs they cost more "
-        "than they save.",
+        "On more training first. Wider layers lower the error as well, but within six epochs the same "
+        "arithmetic lowers it more when it goes into longer training.",
     "How many numbers, and how many bits, is a digit?":
         "No number is the size of a digit: more numbers, less error. In bits, a few numbers written precisely beat "
         "many written coarsely.",
@@ -71,8 +71,8 @@ PLAIN = {
         "looks where its codes lie.",
     "Which settings of a classifier matter, and how many seeds does it take to know?":
         "Small shifts of the training images help; tanh, half the channels and no batch norm harm. Two seeds a row "
-        "resolve about a third of such a table and contradict none of the rest; from about a dozen on the test images "
-        "are the larger uncertainty.",
+        "resolve about a third of such a table, and all seeds confirm the direction of what they resolve; from about a "
+        "dozen seeds on the test images are the larger uncertainty.",
     "How much sooner can the same autoencoder be as good, and how far is a step from the machine's limit?":
         "More than ten times sooner, and most of that is fewer steps, not quicker ones. A step costs several times "
         "what its arithmetic would. On a graphics card it waits for Python, unless it is recorded.",
