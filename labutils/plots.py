@@ -112,33 +112,6 @@ def plot_grids(grids: Mapping[str, torch.Tensor], columns: int = 8, size: float 
     return fig
 
 
-def plot_latent_statistics(z: np.ndarray, importance: np.ndarray, measure: str) -> Figure:
-    """Draw statistics of codes z (N,d) in four panels: importance (d,) of the units, which `measure` names; mean ± std;
-    correlation; and the quantiles of the standardised units against those of N(0, 1)."""
-    from scipy import stats
-
-    order = np.argsort(-importance)
-    z, rank = z[:, order], np.arange(1, z.shape[1] + 1)
-    fig, axes = figure(11, 3, 1, 4)
-    bars, spread, correlation, normal = axes[0]
-    bars.bar(rank, importance[order])
-    bars.set(title="importance", xlabel="unit, most important first", ylabel=measure)
-    spread.errorbar(rank, z.mean(0), z.std(0), fmt="o", ms=3)
-    spread.axhline(0, color=GREY, linestyle=":", linewidth=1)
-    spread.set(title="mean ± standard deviation", xlabel="unit")
-    varying = z[:, z.std(0) > 1e-6]
-    matrix = np.atleast_2d(np.corrcoef(varying, rowvar=False))
-    fig.colorbar(correlation.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1), ax=correlation, shrink=0.8)
-    correlation.set_title("correlation of units")
-    _bare(correlation)
-    at = np.linspace(0.005, 0.995, 99)
-    ideal, real = stats.norm.ppf(at), np.quantile(stats.zscore(varying), at, axis=0)
-    normal.plot(ideal, real, color=BLUE, alpha=0.35, linewidth=0.8)
-    normal.plot(ideal, ideal, color="black", linestyle=":", linewidth=2)
-    normal.set(title="normality", xlabel="quantile of N(0, 1)", ylabel="of the unit, standardised")
-    return fig
-
-
 def plot_history(histories: Tables, floors: Floors, metric: str = "mse") -> Figure:
     """Draw the training (dashed) and validation error of each history against the epoch, and the floors as lines."""
     fig, ax = _chart(8.5, 3.6)
@@ -306,26 +279,6 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     _finish(ax, "predicted", "label", legend=False)
-    return fig
-
-
-def plot_reliability(right: Mapping[str, np.ndarray], confidence: Mapping[str, np.ndarray], groups: int = 10) -> Figure:
-    """Draw mean accuracy ± its standard error against mean confidence, in `groups` groups of equally many images
-    ordered by confidence. Below the diagonal a classifier is overconfident.
-
-    Args:
-        right, confidence: classifier → (N,) whether each answer was right, and its confidence in [0,1].
-    """
-    fig, ax = _chart(5.2, 4.2)
-    for name in right:
-        answers = pd.DataFrame({"confidence": confidence[name], "right": np.asarray(right[name], float)})
-        answers = answers.sort_values("confidence", ignore_index=True)
-        group = answers.groupby(answers.index * groups // len(answers))
-        mean, error = group.mean(), group["right"].sem(ddof=0)
-        ax.errorbar(mean["confidence"], mean["right"], error, fmt="o-", ms=4, capsize=2, label=name)
-    start = min(ax.get_xlim()[0], ax.get_ylim()[0])
-    ax.plot([start, 1], [start, 1], color=GREY, linestyle=":", linewidth=1)
-    _finish(ax, "confidence", "accuracy")
     return fig
 
 

@@ -163,7 +163,6 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     figures = [
         plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345"),
         plots.plot_grids({"a": x, "b": x[:3].float() / 255}),
-        plots.plot_latent_statistics(np.random.default_rng(0).normal(size=(50, 4)), np.arange(4.0), "variance"),
         plots.plot_roofline(passes, peak=1e11, bandwidth=1e10),
         plots.plot_history({"a": history}, {"PCA-2": 0.3}),
         plots.plot_curves(
@@ -177,7 +176,6 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
         plots.plot_rates(tuned),
         plots.plot_verdicts(verdicts(tuned)),
         plots.plot_confusion(labels, np.roll(labels, 1), names),
-        plots.plot_reliability({"a": labels > 3}, {"a": np.linspace(0.1, 1, 20)}, groups=3),
         plots.plot_projections({"PCA": np.random.default_rng(0).normal(size=(20, 2))}, labels, names),
     ]
     assert len(figures) == len([name for name in dir(plots) if name.startswith("plot_")]), "every one of them"
@@ -195,10 +193,13 @@ def test_confusions_are_counted_by_label_and_answer():
     assert np.trace(ax.images[0].get_array()) == 0
 
 
-def test_reliability_groups_the_least_sure_first():
-    sure, right = np.array([0.9, 0.6, 0.8, 0.5]), np.array([True, False, True, True])
-    line = plots.plot_reliability({"a": right}, {"a": sure}, groups=2).axes[0].lines[0]
-    np.testing.assert_allclose(line.get_xydata(), [[0.55, 0.5], [0.85, 1.0]])
+def test_a_name_stays_within_its_axes():
+    costs = pd.DataFrame({"mean": [2, 3], "low": [1, 2], "high": [3, 4], "macs": [1, 9]}, ["cheap", "a long name " * 4])
+    figure = plots.plot_pareto(costs.assign(**{"on front: macs": True}), ["macs"])
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    assert [label.get_ha() for label in ax.texts] == ["right", "left"]
+    assert all(label.get_window_extent().x1 < ax.bbox.x1 for label in ax.texts)
 
 
 def test_umap_leaves_torchs_threads_alone(monkeypatch):
