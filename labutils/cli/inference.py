@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from labutils.data import Split, data_of
-from labutils.plots import plot_images
 from labutils.runs import Run, load_run
 
 
@@ -65,6 +64,8 @@ def explore_command(options: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, name: str, rows: dict[str, torch.Tensor]) -> None:
+    from labutils.plots import plot_images  # only here: the explorer opens without matplotlib
+
     folder.mkdir(parents=True, exist_ok=True)
     plot_images(rows).savefig(folder / f"{name}.png", dpi=120)
     print(f"{'picture':<18} {folder / name}.png")
