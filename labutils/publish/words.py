@@ -14,7 +14,7 @@ FINDINGS = (
      "PCA's is {3} times as large, that of a linear network {4} times."),
     ("05_ablation_activation",
      rf"tanh × ({INTERVAL}) / × ({INTERVAL}).*tanh would have had (\S+) times the error",
-     "Whether tanh is bad depends on the learning rate.",
+     "How bad tanh is depends on the learning rate.",
      "After one epoch at one rate for both it has {2} times the error of ReLU; each at its own best rate, {0} times, "
      "and after six epochs {1} times."),
     ("07_tradeoff",
@@ -29,10 +29,10 @@ FINDINGS = (
     ("09_sampling",
      r"Fréchet distance (\S+) \(two real sets (\S+) to (\S+)\), (\S+) recognised.* VAE with a learned prior (\S+), "
      r"with N\(0, I\) (\S+)\. ",
-     "A plain autoencoder can invent digits.",
-     "Once a small network, told the digit, has learned where its codes lie, its digits are nearly as varied as real "
-     "ones: the Fréchet distance between two sets of pictures is {0} to real digits (between two real sets {1} to "
-     "{2}; for a VAE with the same help {4}, with nothing but its own prior {5}). A classifier recognises {3} of "
+     "An autoencoder can invent digits, with a learned prior.",
+     "Once a second, small network, told the digit, has learned where the codes lie, the invented digits are as a set "
+     "nearly as close to real ones as those to each other: their Fréchet distance is {0} (between two real sets {1} "
+     "to {2}; for a VAE with the same help {4}, with nothing but its own prior {5}). A classifier recognises {3} of "
      "them."),
 )  # fmt: skip
 
@@ -49,11 +49,13 @@ PLAIN = {
         "No number is the size of a digit: more numbers, less error. In bits, a few numbers written precisely beat "
         "many written coarsely.",
     "Do batch norm and initialisation lower the error, or only make more learning rates good?":
-        "Batch norm does both. Among initialisations the order depends on how long you train.",
+        "Batch norm lowers the error, and with PyTorch's first weights it makes more learning rates good. Which first "
+        "weights are better without it depends on how long you train.",
     "Does the activation function matter, each at its best learning rate?":
-        "Yes: SiLU is best, tanh worse than ReLU, and without any, longer training does not help.",
+        "Yes: SiLU is best, tanh worse than ReLU, and a network without any falls behind, the farther the longer it "
+        "trains.",
     "Where should the picture shrink?":
-        "Later: two halvings beat three, also with the same arithmetic, but take more weights.",
+        "Not a third time: two halvings beat three, also with the same arithmetic, but take more weights.",
     "Do improvements add up, and what should you build?":
         "They add up, but not fully. Take first what costs next to nothing, a smooth activation function and batch "
         "norm; only then pay for width.",
@@ -62,7 +64,8 @@ PLAIN = {
         "detail.",
     "Where must codes come from, so that a decoder draws new digits?":
         "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
-        "invent digits that are nearly as varied as real ones, a little less readable, and no near copies.",
+        "invent digits that are nearly as close to real ones as those to each other, a little less readable, and no "
+        "near copies.",
     "How many labels does an encoder save that has seen none?":
         "With fifty labels, half of them and more. But moving the training images at random by a pixel or two saves as "
         "much without any encoder, and for somebody who does that an encoder saves little.",
