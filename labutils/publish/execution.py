@@ -128,18 +128,17 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)
     write_html(copy, copy.with_suffix(".html"))
-    left_out = failure.startswith(UNSUITABLE)
-    answer = failure.replace(UNSUITABLE, "left out") if left_out else f"FAILED: {failure}" * bool(failure)
-    summary: dict[str, Any] = {"question": "", "answer": answer, "figures": []}
+    summary: dict[str, Any] = {"question": "", "answer": failure, "figures": []}
     if not failure and (saved := read_summary(folder / path.stem)):
         summary = {**saved, "minutes": minutes, "executed": code_and_outputs(copy)}
         write_summary(folder / path.stem, summary)
+    left_out = failure.startswith("left out")
     failed = bool(failure) and not left_out
     return {"notebook": path.stem, **summary, "minutes": minutes, "failed": failed, "left out": left_out}
 
 
 def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
-    """Fill in the outputs of a notebook, executed in its file's folder, and return how it failed, or ""."""
+    """Fill in the outputs of a notebook, executed in its folder. Return how it failed, why it is left out, or ""."""
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -158,11 +157,12 @@ def _run_cells(notebook: Any, path: Path, bar: tqdm) -> str:
         if hasattr(client, "_async_cleanup_kernel_future"):
             raise KeyboardInterrupt(f"in {path.stem}; finished runs are stored") from error
         if isinstance(error, CellExecutionError):
-            if error.ename != UNSUITABLE:
-                tqdm.write(f"{path.stem} failed: {error}")
-            return f"{error.ename}: {error.evalue}"
+            if error.ename == UNSUITABLE:
+                return f"left out: {error.evalue}"
+            tqdm.write(f"{path.stem} failed: {error}")
+            return f"FAILED: {error.ename}: {error.evalue}"
         if isinstance(error, DeadKernelError):  # out of memory, say
-            return str(error) or "the kernel died"
+            return f"FAILED: {error}"
         raise
     return ""
 

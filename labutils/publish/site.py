@@ -51,9 +51,10 @@ def build_site(
     for part in ("notebooks", "pictures"):
         (folder / part).mkdir(parents=True)
     series = sorted(path.stem for path in (root / "notebooks").glob("[0-9]*.ipynb"))
+    address = _address()
     for stem in series:
         page = folder / "notebooks" / f"{stem}.html"
-        write_html(root / "notebooks" / f"{stem}.ipynb", page, series, f"../explorer/{models[0]}.html", _address())
+        write_html(root / "notebooks" / f"{stem}.ipynb", page, series, f"../explorer/{models[0]}.html", address)
     data = load_dataset(dataset)
     for name in models:
         run = load_run(name)
@@ -64,7 +65,7 @@ def build_site(
         shutil.copy(root / "outputs" / stem / f"{figure}.png", folder / "pictures" / f"{stem}.{figure}.png")
     summaries = results(root / "outputs")
     text = Template(Path(__file__).with_name("site.html").read_text(encoding="utf-8"), autoescape=True).render(
-        style=STYLE.read_text(encoding="utf-8"), address=_address(), models={name: MODELS[name] for name in models},
+        style=STYLE.read_text(encoding="utf-8"), address=address, models={name: MODELS[name] for name in models},
         pictures=[(f"{stem}.{figure}.png", *texts) for stem, figure, *texts in PICTURES],
         findings=findings(summaries),
         rows=[(stem, summary["question"], plain(summary), summary["answer"]) for stem, summary in summaries.items()],
