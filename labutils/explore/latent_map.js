@@ -51,7 +51,7 @@ export function latentMap(root, plane, on) {
   const width = 600, height = 440, ratio = window.devicePixelRatio || 1;
   const { xy, labels, names, colours, extent: [x0, x1, y0, y1] } = plane;
   const how = { codes: "Both units as they are.", pca: "PCA: a place is decoded as it is." };
-  const projected = how[plane.method] ?? `${plane.method}: a place shows the code of the nearest image.`;
+  const projected = how[plane.method] ?? `${plane.method.toUpperCase()}: a place shows the code of the nearest image.`;
   const dot = "display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px";
   const legend = names.map((name, i) => `<div><span style="${dot}; background: ${colours[i]}"></span>${name}</div>`);
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
@@ -62,7 +62,7 @@ export function latentMap(root, plane, on) {
     <div style="width: ${SIDE}px">
       <img class="latent-map-picture" alt="decoded picture of the point under the mouse" style="image-rendering: pixelated;
         width: ${SIDE - 2}px; height: ${SIDE - 2}px; background: #fff; border: 1px solid #bbb">
-      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">${projected} Walk by mouse, or by arrow keys and Enter.</div>
+      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">Decoded at the map's middle. ${projected} Walk by mouse, or by arrow keys and Enter.</div>
       <div style="line-height: 1.6; columns: 2">${legend.join("")}</div>
     </div>`;
   const [canvas, picture, text] = ["canvas", "img", ".latent-map-text"].map((part) => root.querySelector(part));
@@ -115,7 +115,7 @@ export function latentMap(root, plane, on) {
   const walk = (u, v) => {
     at = [u, v];
     const x = fromPx(u), y = fromPy(v), i = pointAt(u, v, 8);
-    say(`(${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
+    say(`decoded at (${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
     look(x, y);
   };
   const loadPoint = (i) => {

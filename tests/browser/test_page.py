@@ -300,7 +300,7 @@ def test_a_map_that_the_kernel_decodes_asks_one_question_at_a_time(page, digits)
     def hover(x):
         """Move the mouse, and return the place that the map tells."""
         page.mouse.move(box["x"] + x, box["y"] + 200)
-        return [float(value) for value in text.inner_text().split(")")[0].strip("(").split(",")]
+        return [float(value) for value in text.inner_text().split("(")[1].split(")")[0].split(",")]
 
     places = [hover(x) for x in (100, 200, 300)]
     assert len(page.evaluate("sent")) == 1  # the centre, before the mouse came

@@ -131,3 +131,13 @@ def test_the_explorer_answers_to_a_key(browser, site, path):
     assert said == []
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
     page.close()
+
+
+@pytest.mark.parametrize("path", ["index.html", "notebooks/11_latent_exploration.html"])
+def test_on_a_telephone_the_explorer_is_a_page_of_its_own(browser, site, path):
+    page, *_ = opened(browser, site, path, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    assert not page.locator("iframe.explorer").is_visible()
+    page.locator("a[href$='explorer/vae2.html']:visible").first.click()
+    page.locator("#sliders input").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
