@@ -74,7 +74,7 @@ def prepare(dataset: str, classes: int = 10, *, any_size: bool = False) -> tuple
                          "larger errors, wider intervals, and now and then another sign."))  # fmt: skip
     baseline = replace(BASELINE, dataset=data.name, image_size=data.image_size, channels=data.channels)
     more = max(1, round(4000 / len(data.train)))  # about as many steps as with the 5,000 digits, of which 4,000 train
-    return data, baseline, {more: 3, 4 * more: 2} if few else {1: 5, 6: 3}
+    return data, baseline, {2 * more: 3, 8 * more: 2} if few else {1: 5, 6: 3}
 
 
 def judged(guess: float | None, value: float) -> str:
