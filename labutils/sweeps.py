@@ -26,6 +26,9 @@ from labutils.workers import Task, rows
 
 # the validation error of each kind of model: the first that a table has
 VALIDATION = ("val_neg_elbo", "val_accuracy", "val_mse")
+# A card that computes one small network waits for Python between steps and measurements, and has room for others;
+# from four on, they wait for it. MPS: not tried.
+PROCESSES = {"cuda": 4, "mps": 1}
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 
 
@@ -38,9 +41,9 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
 
     Args:
         executor: any `concurrent.futures.Executor`, also of another machine that sees the same folders (see
-            outputs/README.md); None starts one process a core with one thread each for what is not yet stored, or on
-            one core or an accelerator, which has none to share, does one run after the other. (More threads than free
-            cores are the trap: beside a busy process an epoch takes 15 times as long.)
+            outputs/README.md); None starts one process a core with one thread each for what is not yet stored, on a
+            CUDA card at most four; on one core, and on other accelerators, one run follows the other. (More threads
+            than free cores are the trap: beside a busy process an epoch takes 15 times as long.)
 
     A DataError or ValueError says that images or a device are not to be had; nothing has run then.
     """
@@ -56,11 +59,12 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
         data_for[tasks[-1].key] = data
     distinct = {task.key: task for task in tasks}
     pending = [key for key in distinct if not (runs_dir() / key).exists()]
-    several = min(len(pending), cpu_count()) > 1 and all(task.config.device == "cpu" for task in tasks)
+    places = {task.config.device for task in tasks}
+    processes = min([len(pending) or 1, cpu_count(), *(PROCESSES[place] for place in places if place in PROCESSES)])
     row_of: dict[str, dict[str, Any]] = {}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(pending) < 2) as bar,
-        closing(rows(distinct.values(), executor, own_processes=several)) as coming,
+        closing(rows(distinct.values(), executor, processes)) as coming,
         warnings.catch_warnings(),
     ):
         # loky replaces a worker whose memory grew: its business, no news

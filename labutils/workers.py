@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import cloudpickle
-from joblib.externals.loky import cpu_count, get_reusable_executor
+from joblib.externals.loky import get_reusable_executor
 
 from labutils.config import Config
 from labutils.kinds import BUILT_IN, KINDS
@@ -34,13 +34,13 @@ class Task(NamedTuple):
     key: str
 
 
-def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: bool) -> Generator[Row]:
+def rows(tasks: Collection[Task], executor: Executor | None, processes: int) -> Generator[Row]:
     """Yield the rows of the tasks as they come. A run that fails becomes a row with an error, and the others go on.
 
-    When the executor breaks, processes of this machine do the rest. Without one, `own_processes` takes a process a
-    core; else one run follows the other.
+    Without an executor, and for the rest when it breaks, so many processes of this machine do them; with one and no
+    executor, this process itself, one run after the other.
     """
-    if executor is None and not own_processes:
+    if executor is None and processes == 1:
         for task in tasks:
             try:
                 yield run_row(*task)
@@ -53,15 +53,15 @@ def rows(tasks: Collection[Task], executor: Executor | None, *, own_processes: b
         if queue:
             warnings.warn(f"the executor broke: processes of this machine do {len(queue)} runs", stacklevel=2)
     while queue:
-        unfinished = yield from _run_on_pool(queue)
+        unfinished = yield from _run_on_pool(queue, processes)
         # these lost a process, and nobody says under which task: it was one of the first, each of which runs alone now
-        for task in unfinished[: cpu_count()]:
+        for task in unfinished[:processes]:
             for _ in range(2):
-                if not (yield from _run_on_pool([task])):
+                if not (yield from _run_on_pool([task], 1)):
                     break
             else:
                 yield failed_row(*task, RunError("every process that began this run died"))
-        queue = unfinished[cpu_count() :]
+        queue = unfinished[processes:]
 
 
 def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
@@ -90,11 +90,11 @@ def _run_on(executor: Executor, tasks: Collection[Task]) -> Generator[Row, None,
     return list(unfinished)
 
 
-def _run_on_pool(tasks: Collection[Task]) -> Generator[Row, None, list[Task]]:
+def _run_on_pool(tasks: Collection[Task], processes: int) -> Generator[Row, None, list[Task]]:
     """`_run_on` in processes of this machine. They stay five idle minutes: a worker takes four seconds to start."""
     # loky, unlike the standard pool, needs no `if __name__ == "__main__"` in a user's script and kills its workers
     pool = get_reusable_executor(
-        min(cpu_count(), len(tasks)),  # of the cores that a container may use
+        min(processes, len(tasks)),
         timeout=300,
         env={"OMP_NUM_THREADS": "1"},
         initializer=_exit_with_parent,

@@ -48,7 +48,7 @@ def tasks(*seeds):
 def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
     pools = []
     monkeypatch.setattr(workers, "get_reusable_executor", lambda *_, **__: pools.append(Inline()) or pools[-1])
-    found = pd.DataFrame(rows(tasks(1, LETHAL, 2, 3, 4), None, own_processes=True)).set_index("seed")
+    found = pd.DataFrame(rows(tasks(1, LETHAL, 2, 3, 4), None, 2)).set_index("seed")
     assert set(found.index) == {1, 2, 3, 4, LETHAL}
     assert found["error"][LETHAL].startswith("RunError: every process that began this run died")
     assert (found["error"].drop(LETHAL) == "").all()
@@ -58,7 +58,7 @@ def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
 def test_where_an_executor_breaks_processes_of_this_machine_do_the_rest(monkeypatch):
     monkeypatch.setattr(workers, "get_reusable_executor", lambda *_, **__: Inline())
     with pytest.warns(UserWarning, match="the executor broke"):
-        found = {row["run"]: row["error"] for row in rows(tasks(1, 2, LETHAL, 3), Inline(), own_processes=False)}
+        found = {row["run"]: row["error"] for row in rows(tasks(1, 2, LETHAL, 3), Inline(), 1)}
     assert [bool(found[task.key]) for task in tasks(1, 2, LETHAL, 3)] == [False, False, True, False]
 
 
