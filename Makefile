@@ -12,12 +12,13 @@ run: $(READY)            ## run the whole series headless; ends with a table and
 
 # One thread a process: two of them beside a busy neighbour are slower than one. Notebooks are neighbours: each does its
 # sweeps itself (LOKY_MAX_CPU_COUNT), which saves it two processes that would import torch. The longest begins first.
+# What is executed are copies with the solutions of the exercises at their ends.
 test: lint               ## everything that is checked; the notebooks at smoke scale, in an empty outputs folder
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
-	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
+	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && $(BIN)/python tests/solutions.py build/solved && \
 	    OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 NUMBA_OPT=0 LABUTILS_SCALE=smoke LABUTILS_OUTPUTS=$$outputs \
-	    $(BIN)/python -m pytest -n auto --dist worksteal --nbmake $$(ls -r notebooks/*.ipynb)
+	    $(BIN)/python -m pytest -n auto --dist worksteal --nbmake $$(ls -r build/solved/*.ipynb)
 
 same: $(READY)           ## prove that an edit changed no number: stored and published runs then keep their names
 	$(BIN)/python tests/golden.py $(BASE)

@@ -3,12 +3,11 @@
 import ast
 import json
 
+import nbformat
 import pytest
+from solutions import NOTEBOOKS, solutions
 
-from labutils.paths import ROOT
 from labutils.publish.execution import code_cells
-
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -36,3 +35,12 @@ def test_no_cell_has_a_text_that_nobody_sees(path):
     for cell in code_cells(path):
         *statements, _ = ast.parse("".join(cell["source"])).body
         assert not [s for s in statements if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_have_solutions(path):
+    notebook = nbformat.read(path, as_version=4)
+    exercises = [cell.source for cell in notebook.cells if "## Exercises" in cell.source]
+    assert len(exercises) == 1
+    assert exercises[0].count("<summary>Solution</summary>") >= 4
+    assert len(solutions(notebook)) >= 3  # some need no code
