@@ -38,6 +38,17 @@ def test_no_cell_has_a_text_that_nobody_sees(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_folded_on_a_page_is_folded_in_jupyter(path):
+    folded = {
+        bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))
+        for cell in code_cells(path)
+        if "hide-input" in cell["metadata"].get("tags", ())
+    }
+    assert folded == {True}
+    assert "hide-input" in code_cells(path)[-1]["metadata"]["tags"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_exercises_have_solutions(path):
     notebook = nbformat.read(path, as_version=4)
     exercises = [cell.source for cell in notebook.cells if "## Exercises" in cell.source]
