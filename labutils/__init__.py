@@ -16,6 +16,7 @@ Looked up, not read
   trial       one batch for a kind of your own            plots       plot_*: arrays in, Figure out
   evaluation  PCA, probe, likelihood, Fréchet distance    timing      parameters, MACs, latency, models in turns
   callbacks   progress bar, TensorBoard, each epoch       workers     one process a core, or any executor
+  graphs      a training step recorded on CUDA
 
 store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing: `labutils runs`
 explore/      explorer: LatentExplorer, the sliders; panels; latent_map; space; controls; page: exported HTML; gallery

@@ -1,5 +1,5 @@
-"""Copies of the notebooks with the folded solutions of their exercises as cells at the end, where readers are told to run
-them. `make test` executes these copies: `python tests/solutions.py FOLDER` writes them."""
+"""Copies of the notebooks with the folded solutions of their exercises as cells at the end, where readers are told to
+run them. `make test` executes these copies: `python tests/solutions.py FOLDER` writes them."""
 
 import re
 import sys

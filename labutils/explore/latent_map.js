@@ -46,23 +46,25 @@ export function latentPlane(data) {
 }
 
 /** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i), mark(x, y)}.
- *  on: {click(index), hover(x, y)}; hover is called only where the browser cannot decode, and answers by `show`. */
+ *  on: {click(index), place(x, y), hover(x, y)}: a point is chosen, a place beside all points, and, only where the browser
+ *  cannot decode, a place to show the picture of, which `show` answers. */
 export function latentMap(root, plane, on) {
   const width = 600, height = 440, ratio = window.devicePixelRatio || 1;
   const { xy, labels, names, colours, extent: [x0, x1, y0, y1] } = plane;
-  const how = { codes: "Both units as they are.", pca: "PCA: a place is decoded as it is." };
+  const how = { codes: "Across z0, up z1.", pca: "PCA: a place is decoded as it is." };
   const projected = how[plane.method] ?? `${plane.method.toUpperCase()}: a place shows the code of the nearest image.`;
+  const mixed = plane.decoder?.labels ? " The colours mix: the decoder is told the digit, and the code holds the rest." : "";
   const dot = "display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px";
   const legend = names.map((name, i) => `<div><span style="${dot}; background: ${colours[i]}"></span>${name}</div>`);
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
   root.innerHTML = `
     <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="application" data-lm-suppress-shortcuts="true"
       aria-roledescription="map" aria-label="map of ${labels.length} codes: arrow keys walk, Enter loads the nearest image"
-      style="width: ${width}px; max-width: 100%; cursor: crosshair; background: #fff; border: 1px solid #bbb"></canvas>
+      style="width: ${width}px; max-width: 100%; touch-action: pan-y; cursor: crosshair; background: #fff; border: 1px solid #bbb"></canvas>
     <div style="width: ${SIDE}px">
       <img class="latent-map-picture" alt="decoded picture of the point under the mouse" style="image-rendering: pixelated;
         width: ${SIDE - 2}px; height: ${SIDE - 2}px; background: #fff; border: 1px solid #bbb">
-      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">Decoded at the map's middle. ${projected} Walk by mouse, or by arrow keys and Enter.</div>
+      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">Decoded at the map's middle. ${projected}${mixed} Walk by mouse or finger, or by arrow keys and Enter.</div>
       <div style="line-height: 1.6; columns: 2">${legend.join("")}</div>
     </div>`;
   const [canvas, picture, text] = ["canvas", "img", ".latent-map-text"].map((part) => root.querySelector(part));
@@ -119,12 +121,12 @@ export function latentMap(root, plane, on) {
     look(x, y);
   };
   const loadPoint = (i) => {
-    if (i < 0) return;
+    if (i < 0) return on.place?.(fromPx(at[0]), fromPy(at[1]));
     say(`loaded a ${names[labels[i]]}`);
     draw(i);
     on.click(i);
   };
-  canvas.addEventListener("pointermove", (event) => walk(...place(event)));
+  for (const moved of ["pointerdown", "pointermove"]) canvas.addEventListener(moved, (event) => walk(...place(event)));
   canvas.addEventListener("click", (event) => loadPoint(pointAt(...place(event), 12)));
   const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   canvas.addEventListener("keydown", (event) => {

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from labutils.codes import covariance_root
@@ -21,6 +22,8 @@ def export_html(
     classifier: Model | None = None,
     method: str | None = None,
     n: int = 2000,
+    title: str = "",
+    links: Mapping[str, str] | None = None,
 ) -> Path:
     """Write one self-contained page with the explorer's sliders, the map and a pad to draw on, and return its path. A
     network with a layer that network.js does not know is a ValueError.
@@ -30,6 +33,8 @@ def export_html(
         classifier: whose opinion of the picture the page tells; None leaves it out.
         method: the map's projection, see Projection.
         n: test images on the map.
+        title: of the page; "" is made of the model's name.
+        links: text → address, above the title.
     """
     space = latent_space(model, data)
     judge = classifier_for(space, classifier)
@@ -45,7 +50,10 @@ def export_html(
         "test_index": index.tolist(), "images": base64.b64encode(images).decode(),
     }  # fmt: skip
     parts = {
-        "TITLE": html.escape(f"{space.name}: a latent space to touch"),
+        "TITLE": html.escape(title or f"{space.name}: a latent space to touch"),
+        "LINKS": " · ".join(
+            f'<a href="{html.escape(to)}">{html.escape(text)}</a>' for text, to in (links or {}).items()
+        ),
         "DATA": json.dumps(page, ensure_ascii=True).replace("<", "\\u003c"),
         "SCRIPTS": SCRIPTS,
     }

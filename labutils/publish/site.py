@@ -15,8 +15,8 @@ from labutils.publish.words import findings, plain
 from labutils.runs import load_run
 
 MODELS = {
-    "vae16": "16 numbers, with a probability",
-    "vae2": "2 numbers: a map of everything",
+    "vae16": "16 numbers",
+    "vae2": "2 numbers, a map of everything",
     "conditional_vae": "16 numbers, told the digit",
 }
 PICTURES = (  # stem, figure, alternative text, caption
@@ -60,7 +60,10 @@ def build_site(
         run = load_run(name)
         method = None if run.config.latent_dim == 2 else "umap"  # of more units PCA's map shows no classes
         page = folder / "explorer" / f"{name}.html"
-        export_html(run, page, data, classifier="classifier", method=method, n=600)
+        links = {"latent-digits-lab": "../index.html"}
+        links |= {MODELS[other]: f"{other}.html" for other in models if other != name}
+        title = f"A digit as {MODELS[name]}"
+        export_html(run, page, data, classifier="classifier", method=method, n=600, title=title, links=links)
     for stem, figure, *_ in PICTURES:
         shutil.copy(root / "outputs" / stem / f"{figure}.png", folder / "pictures" / f"{stem}.{figure}.png")
     summaries = results(root / "outputs")

@@ -178,6 +178,18 @@ def test_a_drawn_digit_is_encoded_while_the_stroke_grows(page, digits, tmp_path)
     assert page.evaluate(darkest) == 255
 
 
+def test_who_is_told_the_digit_is_told_what_the_classifier_reads(page, digits, tmp_path):
+    space = latent_space("conditional_vae", digits, n=200)
+    opened(page, space, tmp_path, classifier="classifier", method="tsne")
+    page.locator("#label").select_option("0")
+    draw(page, "#pad canvas", SEVEN)
+    page.wait_for_timeout(200)
+    assert page.locator("#label").input_value() == "7"
+    page.locator("#pad button", has_text="clear").click()
+    page.wait_for_timeout(100)
+    assert "started from test image" in page.locator("#status").inner_text()
+
+
 def test_a_picture_is_put_on_the_pad_whichever_way_its_ink(page, digits, tmp_path):
     opened(page, latent_space("vae16", digits, n=200), tmp_path, classifier="classifier", method="tsne")
     three = int((digits.test.labels == 3).nonzero()[0])
@@ -197,6 +209,8 @@ def test_the_page_fits_a_telephone(browser, digits, tmp_path):
     opened(page, latent_space("vae16", digits, n=200), tmp_path, classifier="classifier", method="tsne")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.screenshot(path=SEEN / "telephone.png", full_page=True)
+    page.locator("#random").click()
+    assert not page.locator("#pair").is_visible()
     page.locator("#sliders input").last.scroll_into_view_if_needed()
     box = page.locator("#picture").bounding_box()
     assert 0 <= box["y"] < 300, "the picture stays in sight of its sliders"
@@ -269,7 +283,15 @@ def test_the_map_of_the_page_hovers_and_clicks(page, digits, tmp_path, method):
     v = box["y"] + 15 + (y1 - py) / (y1 - y0) * (box["height"] - 30)
     page.mouse.click(float(u), float(v))
     assert "started from test image" in page.locator("#status").inner_text()
+    page.mouse.click(box["x"] + 4, box["y"] + 4)
+    assert "started from the map at" in page.locator("#status").inner_text()
+    corner = torch.tensor([page.evaluate("Array.from(labutils.inverse(...labutils.locate(labutils.code())))")])
+    torch.testing.assert_close(
+        torch.tensor([page.evaluate("Array.from(labutils.code())")]), corner, rtol=1e-3, atol=1e-3
+    )
+    assert not page.locator("#pair").is_visible()
     page.locator("#zeros").click()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.locator("#map canvas").focus()
     before = page.locator(".latent-map-picture").get_attribute("src")
     for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowLeft", "ArrowLeft"):
