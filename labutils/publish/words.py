@@ -10,8 +10,8 @@ FINDINGS = (
     ("01_baseline",
      rf"With (\d+) numbers .*? test MSE is ({INTERVAL}) after (\d+) epochs: (\S+) times below PCA .*?, (\S+) times",
      "A network chooses better numbers than PCA.",
-     "With {0} numbers a digit, a small convolutional autoencoder has a test error of {1} per pixel after {2} epochs. "
-     "PCA's is {3} times as large, that of a linear network {4} times."),
+     "With {0} numbers a digit, a small convolutional autoencoder has a mean squared error of {1} per pixel on test "
+     "images after {2} epochs. PCA's is {3} times as large, that of a linear network {4} times."),
     ("05_ablation_activation",
      rf"tanh × ({INTERVAL}) / × ({INTERVAL}).*tanh would have had (\S+) times the error",
      "How bad tanh is depends on the learning rate.",
