@@ -13,18 +13,20 @@ function nearest(xy, x, y) {
 }
 
 /** Unpack the data of latent_map.py:
- *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, inverse(x, y), labelAt(x, y), locate(z)}. */
+ *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, matrix or null, inverse(x, y),
+ *  imageAt(x, y), labelAt(x, y), locate(z)}. */
 export function latentPlane(data) {
   const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;
   const matrix = data.matrix && floats(data.matrix);
   /** Return the code of a point: exact for a linear projection, else that of the nearest point. */
   const inverse = (x, y) => {
     if (matrix) return Float32Array.from({ length: d }, (_, k) => x * matrix[k] + y * matrix[d + k] + matrix[2 * d + k]);
-    const i = nearest(xy, x, y)[1];
+    const i = imageAt(x, y);
     return codes.slice(i * d, (i + 1) * d);
   };
-  /** Return the label for a conditional decoder at a point: that of the nearest image. */
-  const labelAt = (x, y) => (data.decoder?.labels ? labels[nearest(xy, x, y)[1]] : -1);
+  /** Return the image nearest to a point, and the label for a conditional decoder there: that image's. */
+  const imageAt = (x, y) => nearest(xy, x, y)[1];
+  const labelAt = (x, y) => (data.decoder?.labels ? labels[imageAt(x, y)] : -1);
   /** Return the place of a code: exact for a linear projection, else that of the nearest code. */
   const locate = (z) => {
     if (matrix) { // least squares: the plane's two directions need not be orthogonal
@@ -42,18 +44,18 @@ export function latentPlane(data) {
     return [xy[2 * best[1]], xy[2 * best[1] + 1]];
   };
   const decode = data.decoder && makeDecoder(data.decoder);
-  return { ...data, xy, labels, codes, inverse, labelAt, locate, decode };
+  return { ...data, xy, labels, codes, matrix, inverse, imageAt, labelAt, locate, decode };
 }
 
 /** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i), mark(x, y)}.
- *  on: {click(index), place(x, y), hover(x, y)}: a point is chosen, a place beside all points, and, only where the browser
- *  cannot decode, a place to show the picture of, which `show` answers. */
+ *  on: {click(index), place(x, y), hover(x, y)}: a point is chosen; a place beside all points (may be missing); and, only
+ *  where the browser cannot decode, a place to show the picture of, which `show` answers. */
 export function latentMap(root, plane, on) {
   const width = 600, height = 440, ratio = window.devicePixelRatio || 1;
   const { xy, labels, names, colours, extent: [x0, x1, y0, y1] } = plane;
-  const how = { codes: "Across z0, up z1.", pca: "PCA: a place is decoded as it is." };
-  const projected = how[plane.method] ?? `${plane.method.toUpperCase()}: a place shows the code of the nearest image.`;
-  const mixed = plane.decoder?.labels ? " The colours mix: the decoder is told the digit, and the code holds the rest." : "";
+  const how = { codes: "Across z0, up z1.", pca: "PCA: a place is decoded as it is.", tsne: "t-SNE", umap: "UMAP" };
+  const projected = how[plane.method] + (plane.matrix ? "" : ": a place shows the code of the nearest image.");
+  const mixed = plane.decoder?.labels ? " The colours mix: the decoder is told the class, and the code holds the rest." : "";
   const dot = "display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px";
   const legend = names.map((name, i) => `<div><span style="${dot}; background: ${colours[i]}"></span>${name}</div>`);
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
@@ -120,17 +122,18 @@ export function latentMap(root, plane, on) {
     say(`decoded at (${x.toFixed(2)}, ${y.toFixed(2)})` + (i >= 0 ? `: near a ${names[labels[i]]}` : ""));
     look(x, y);
   };
-  const loadPoint = (i) => {
-    if (i < 0) return on.place?.(fromPx(at[0]), fromPy(at[1]));
+  const loadPoint = (u, v, within) => {
+    const i = pointAt(u, v, within);
+    if (i < 0) return on.place?.(fromPx(u), fromPy(v));
     say(`loaded a ${names[labels[i]]}`);
     draw(i);
     on.click(i);
   };
   for (const moved of ["pointerdown", "pointermove"]) canvas.addEventListener(moved, (event) => walk(...place(event)));
-  canvas.addEventListener("click", (event) => loadPoint(pointAt(...place(event), 12)));
+  canvas.addEventListener("click", (event) => loadPoint(...place(event), 12));
   const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   canvas.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") loadPoint(pointAt(...at, Infinity));
+    if (event.key === "Enter") loadPoint(...at, Infinity);
     else if (STEPS[event.key]) {
       const [u, v] = STEPS[event.key].map((step, k) => at[k] + step * (event.shiftKey ? 50 : 10));
       walk(Math.min(Math.max(u, 0), width), Math.min(Math.max(v, 0), height));
