@@ -15,7 +15,7 @@ Looked up, not read
   own         images of your own, as arrays               pictures    PNG bytes; digits from picture files
   trial       one batch for a kind of your own            plots       plot_*: arrays in, Figure out
   evaluation  PCA, probe, likelihood, Fréchet distance    timing      parameters, MACs, latency, models in turns
-  callbacks   progress bar, TensorBoard, each epoch       workers     one process a core, or any executor
+  callbacks   progress bar, TensorBoard, each epoch       workers     processes here, or any executor
   graphs      a training step recorded on CUDA
 
 store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing: `labutils runs`

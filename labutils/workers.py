@@ -1,4 +1,4 @@
-"""Where a sweep's runs are made: in any `concurrent.futures.Executor`, by default in one process a core.
+"""Where a sweep's runs are made: in any `concurrent.futures.Executor`, or in processes of this machine.
 
 A task is a config and the key of its run. Its worker writes the run to the store and returns the table's row. A dead
 worker's task is begun again from the last checkpoint.

@@ -12,8 +12,8 @@ Five questions, on MNIST where it is to be had, else on the 5,000 digits that ml
 5. How good is an autoencoder, if trained for long? The test error for codes of 2 to 64 numbers, five seeds each, by
    `sweep`, which uses several processes of a CUDA card.
 
-The tables go into outputs/machines, a folder a machine, which notebook 14 shows. The status is 1 where the first answer
-is no, 2 where there is no accelerator.
+The tables go into outputs/machines, a folder a machine; notebook 14 shows runs.csv. The status is 1 where the first
+answer is no, 2 where there is no accelerator.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def at_once(config: Config, processes: Iterable[int]) -> pd.DataFrame:
 def by_size(config: Config, units: Iterable[int], seeds: int) -> pd.DataFrame:
     """A row a number of units: mean test MSE with its interval, and mean validation MSE."""
     df = sweep([replace(config, latent_dim=k, seed=seed) for k in units for seed in range(seeds)])
-    return summarize(df, "latent_dim", "test_mse").join(df.groupby("latent_dim")[["val_mse", "n_params"]].mean())
+    return summarize(df, "latent_dim", "test_mse").join(df.groupby("latent_dim")["val_mse"].mean())
 
 
 if __name__ == "__main__":

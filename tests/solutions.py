@@ -2,6 +2,7 @@
 run them. `make test` executes these copies: `python tests/solutions.py FOLDER` writes them."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def solutions(notebook):
 
 
 def write_copies(folder):
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write them into a folder that holds nothing else afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
         notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from processes import LETHAL, context, run_row_or_die
 
-from labutils import BASELINE, load_run, run, stored_runs, sweep, workers
+from labutils import BASELINE, load_run, run, stored_runs, sweep, sweeps, workers
 from labutils.runs import run_row
 from labutils.store.weights import RunError
 from labutils.workers import Task, rows
@@ -43,6 +43,21 @@ class Inline(Executor):
 
 def tasks(*seeds):
     return [Task(replace(TINY, seed=seed), f"{seed:016x}") for seed in seeds]
+
+
+@pytest.mark.parametrize(("device", "processes"), [("cpu", 6), ("cuda", 4), ("mps", 1)])
+def test_how_many_processes_share_a_device(store, monkeypatch, device, processes):
+    asked = []
+
+    def no_rows(tasks, executor, processes):
+        asked.append(processes)
+        yield from ({"run": task.key, "error": ""} for task in tasks)
+
+    monkeypatch.setattr(sweeps, "rows", no_rows)
+    monkeypatch.setattr(sweeps, "cpu_count", lambda: 16)
+    monkeypatch.setattr(sweeps, "resolved", lambda config, data: replace(config, device=device))
+    sweep([replace(TINY, seed=seed) for seed in range(6)])
+    assert asked == [processes]
 
 
 def test_a_task_that_kills_every_pool_is_one_failed_row(monkeypatch):
