@@ -47,7 +47,7 @@ export function latentPlane(data) {
   return { ...data, xy, labels, codes, matrix, inverse, imageAt, labelAt, locate, decode };
 }
 
-/** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i), mark(x, y)}.
+/** Draw the map of a `latentPlane` into `root`; returns {show(url), say(words), select(i), mark(x, y, what)}.
  *  on: {click(index), place(x, y), hover(x, y)}: a point is chosen; a place beside all points (may be missing); and, only
  *  where the browser cannot decode, a place to show the picture of, which `show` answers. */
 export function latentMap(root, plane, on) {
@@ -66,10 +66,12 @@ export function latentMap(root, plane, on) {
     <div style="width: ${SIDE}px">
       <img class="latent-map-picture" alt="decoded picture of the point under the mouse" style="image-rendering: pixelated;
         width: ${SIDE - 2}px; height: ${SIDE - 2}px; background: #fff; border: 1px solid #bbb">
-      <div class="latent-map-text" style="min-height: 3.2em; line-height: 1.4; margin: 4px 0 8px">Decoded at the map's middle. ${projected}${mixed} Walk by mouse or finger, or by arrow keys and Enter.</div>
+      <div style="line-height: 1.4; margin: 4px 0 8px">
+        <div class="latent-map-text" style="min-height: 2.8em">decoded at the map's middle</div><div class="latent-map-mark" style="min-height: 1.4em"></div>
+        ${projected}${mixed} Walk by mouse or finger, or by arrow keys and Enter.</div>
       <div style="line-height: 1.6; columns: 2">${legend.join("")}</div>
     </div>`;
-  const [canvas, picture, text] = ["canvas", "img", ".latent-map-text"].map((part) => root.querySelector(part));
+  const [canvas, picture, text, note] = ["canvas", "img", ".latent-map-text", ".latent-map-mark"].map((part) => root.querySelector(part));
   const show = (url) => { picture.src = url; };
   const say = (words) => { text.textContent = words; };
 
@@ -96,6 +98,7 @@ export function latentMap(root, plane, on) {
     });
     pen.globalAlpha = 1;
     pen.lineWidth = 2;
+    note.textContent = selected < 0 ? "" : "○ the image shown";
     if (selected < 0) return;
     disc(selected, 7);
     pen.stroke();
@@ -143,9 +146,10 @@ export function latentMap(root, plane, on) {
   });
   draw();
   look((x0 + x1) / 2, (y0 + y1) / 2);
-  /** Draw a cross at a place, as far as the map reaches. */
-  const mark = (x, y) => {
+  /** Draw a cross at a place, as far as the map reaches, and say of what. */
+  const mark = (x, y, what = "where the keys are") => {
     draw();
+    note.textContent = `× ${what}`;
     const u = Math.min(Math.max(px(x), 6), width - 6), v = Math.min(Math.max(py(y), 6), height - 6);
     pen.beginPath();
     for (const [a, b] of [[-1, -1], [-1, 1]]) { pen.moveTo(u + 8 * a, v + 8 * b); pen.lineTo(u - 8 * a, v - 8 * b); }
