@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,7 @@ VALIDATION = ("val_neg_elbo", "val_accuracy", "val_mse")
 # A card that computes one small network waits for Python between steps and measurements, and has room for others;
 # from four on, they wait for it. MPS: not tried.
 PROCESSES = {"cuda": 4, "mps": 1}
+BEYOND = 6  # rates beyond those asked for that an arm tries at most
 SHOWN = ("val_mse", "val_neg_elbo", "val_accuracy", "seconds")
 
 
@@ -100,7 +102,9 @@ def ablate(
     value outside its range, is a ValueError before any run.
     """
     if factor not in type(base).__dataclass_fields__ or factor in ("seed", *(["lr", "epochs"] if tune else [])):
-        raise ValueError(f"factor={factor!r} must be a field of the base that the ablation itself does not set")
+        near = get_close_matches(factor, type(base).__dataclass_fields__)
+        hint = f"; did you mean {' or '.join(near)}?" if near and factor not in near else ""
+        raise ValueError(f"factor={factor!r} must be a field of the base that the ablation itself does not set{hint}")
     values = list(values)
     if not values or seeds < 1:
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
@@ -122,8 +126,9 @@ def tuned_sweep(
 
     With the fewest epochs every arm trains with every rate, half of the seeds each, at most three; the rate with the
     least validation error is its best, and while that is the smallest or largest tried, half or twice of it is tried as
-    well. With more epochs an arm begins with the best rate of the budget before and half of it, one seed each, and goes
-    on in the same way. At smoke scale two arms and two rates run.
+    well, six times at most: a warning then says that the best may lie beyond. With more epochs an arm begins with the
+    best rate of the budget before and half of it, one seed each, and goes on in the same way. At smoke scale two arms
+    and two rates run.
 
     Args:
         arms: name → config; the first is what `stats.verdicts` compares with.
@@ -149,7 +154,13 @@ def tuned_sweep(
         seeds = min(seeds, limits.seeds or seeds)
         tuning_seeds = 1 if i else min(3, max(1, seeds // 2))
         df = table(rates, epochs, tuning_seeds)
-        while not limits.values and (untried := _beyond_the_edge(best_rates(df), rates)):
+        for more in range(BEYOND + 1):
+            untried = {} if limits.values else _beyond_the_edge(best_rates(df), rates)
+            if more == BEYOND and untried:
+                warnings.warn(f"still best at the edge of the rates tried, after {BEYOND} more: {', '.join(untried)}; "
+                              "look at their errors before you believe a verdict", stacklevel=2)  # fmt: skip
+            if more == BEYOND or not untried:
+                break
             df = pd.concat([df, table({name: [lr] for name, lr in untried.items()}, epochs, tuning_seeds)])
             rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
         best = best_rates(df)

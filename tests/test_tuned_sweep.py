@@ -38,6 +38,12 @@ def made(monkeypatch):
     return asked
 
 
+def test_the_search_ends_and_says_that_the_best_may_lie_beyond(made):
+    with pytest.warns(UserWarning, match="still best at the edge of the rates tried, after 6 more: silu"):
+        df = tuned_sweep(arms("silu"), (1e-5, 2e-5), {1: 2})
+    assert df["lr"].nunique() == 8
+
+
 def arms(*names):
     return {name: replace(BASELINE, activation=name) for name in names}
 
