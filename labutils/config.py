@@ -203,8 +203,9 @@ def add_kind(
     Args:
         network: config → nn.Module with forward(x, y=None) → x_hat, encode(x) → z (B,config.latent_dim),
             decode(z, y=None) → x_hat, and the attribute latent_dim; models.Autoencoder(config, encoder, decoder) makes
-            one of two modules, and it alone goes into an exported page. x is (B,config.channels,config.image_size,
-            config.image_size) in [0,1], and so has x_hat to be. Other shapes need measures of their own.
+            one of two modules, whose layers get new first weights by config.initialisation, and it alone goes into an
+            exported page. x is (B,config.channels,config.image_size,config.image_size) in [0,1], and so has x_hat to
+            be. Other shapes need measures of their own.
         objective: config → function (model, x, y, progress) → dict of batch means, of which "loss" is minimised.
         measures: (model, config, data) → dict of metrics; None takes metrics.autoencoder_measures.
         fields: fields of Config that network and objective read, such as those in kinds.CONVOLUTIONS; what all kinds
@@ -230,8 +231,11 @@ def _config_of_kind(  # unproved: what it makes is named by its fields
     model: str, cls: type[Config], **values: Any
 ) -> Config:
     if wrong := [name for name in values if name not in cls.__dataclass_fields__]:
-        near = get_close_matches(wrong[0], cls.__dataclass_fields__) or sorted(cls.__dataclass_fields__)
-        raise ValueError(f"{wrong[0]!r} is no field of model={model!r}, did you mean {' or '.join(near)}?")
+        near = get_close_matches(wrong[0], cls.__dataclass_fields__)
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else f"whose fields are {', '.join(cls.__dataclass_fields__)}"
+        )
+        raise ValueError(f"{wrong[0]!r} is no field of model={model!r}, {hint}")
     return cls(**{"model": model, **values})
 
 

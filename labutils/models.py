@@ -141,7 +141,7 @@ def _last_layer(model: nn.Module) -> nn.Linear | nn.ConvTranspose2d:
 
 class Autoencoder(nn.Module):
     """An encoder (B,C,H,H) → (B,latent_dim), and a decoder (B,latent_dim) → logits (B,C,H,H). Of MNIST's images C is 1
-    and H is 28."""
+    and H is 28. All their layers get new first weights, as the config's initialisation says."""
 
     def __init__(self, config: Config, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()

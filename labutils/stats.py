@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labutils.config import Config
+from labutils.config import Config, config_class
 
 
 def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -41,7 +41,12 @@ def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: s
     leaderboard = by is None
     if by is None:
         df = df[df[metric].notna()] if metric in df else pd.DataFrame(columns=["model", metric], dtype=float)
-        names = [field.name for field in fields(Config) if field.name != "seed" and field.name in df]
+        kinds: list[type[Config]] = [
+            Config,
+            *map(config_class, df["model"].unique()),
+        ]  # own fields tell configurations apart, too
+        every = dict.fromkeys(field.name for kind in kinds for field in fields(kind))
+        names = [name for name in every if name != "seed" and name in df]
         by = [name for name in names if df[name].astype(str).nunique() > 1] or ["model"]
     by = by if isinstance(by, str) else list(by)
     groups = df.groupby(by, sort=False, dropna=False)[metric]
@@ -133,7 +138,10 @@ def verdicts(df: pd.DataFrame, metric: str = "test_mse", baseline: Any = None) -
     """Return what a `tuned_sweep` found, a row for each number of epochs and arm: lr, the arm's best rate; of
     `summarize` mean, low, high, n; of `compare` with the baseline ratio, ratio_low, ratio_high, verdict; and the costs
     that no machine decides: n_params, macs, code_bytes. The baseline, by default the first arm, has the verdict
-    "baseline"."""
+    "baseline". Another table than that of a `tuned_sweep` is a ValueError."""
+    if "best" not in df:
+        raise ValueError("this table has no best learning rates: make it by tuned_sweep or ablate(…, tune=…); without "
+                         "tuning, summarize and compare tell what was found")  # fmt: skip
     tables = {}
     for epochs, runs in df[df["best"]].groupby("epochs"):
         arms = runs.groupby("arm", sort=False)

@@ -33,6 +33,9 @@ def try_batch(config: Config, train: Split) -> None:
         with _part(config, "network(config) has to return an nn.Module"):
             model = build_model(config).to(device)
             _require(any(p.requires_grad for p in model.parameters()), "it has no parameters")
+        if KINDS[config.model].measures == AUTOENCODER_MEASURES:  # first: a loss stumbles over the same
+            with eval_mode(model):
+                _check_autoencoder(config, model, *next(batches(few, n)))
         with _part(config, "objective(config) has to return a function (model, x, y, progress)"):
             objective = build_objective(config)
             _require(callable(objective), f"it returned {_shown(objective)}")
@@ -48,8 +51,6 @@ def try_batch(config: Config, train: Split) -> None:
             x, y = next(batches(few, n))
             with _part(config, "in evaluation, without gradients, the objective has to return the same terms"):
                 _checked(objective(model, x, y, 1.0))
-            if KINDS[config.model].measures == AUTOENCODER_MEASURES:
-                _check_autoencoder(config, model, x, y)
 
 
 @contextmanager

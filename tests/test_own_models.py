@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from test_workers import dask
 from torch import nn
 
-from labutils import Config, ablate, load_dataset, load_run, run, stored_runs, sweep, tuned_sweep, verdicts
+from labutils import Config, ablate, load_dataset, load_run, run, stored_runs, summarize, sweep, tuned_sweep, verdicts
 from labutils.cli.main import main
 from labutils.config import add_kind, option
 from labutils.explore.explorer import LatentExplorer
@@ -24,7 +24,7 @@ from labutils.explore.latent_map import LatentMap
 from labutils.kinds import CONVOLUTIONS, KINDS
 from labutils.models import Autoencoder, conv_autoencoder
 from labutils.store.key import recipe
-from labutils.store.listing import USELESS, survey
+from labutils.store.listing import USELESS, select, survey
 from labutils.store.weights import RunError
 from labutils.trial import try_batch
 
@@ -69,6 +69,12 @@ def test_it_is_trained_stored_and_compared_as_the_built_in_ones_are(noisy, store
     assert load_run(again.path.name).config == again.config
     assert replace(again.config, noise=1).noise == 1.0
     assert {"noisy", "cae"} == set(stored_runs()["model"])
+    assert summarize(table)["n"].tolist() == [2, 2], "its own field tells configurations apart"
+    assert len(select(survey(), {"noise": "0.5"})) == 2
+    with pytest.raises(ValueError, match=r"no best learning rates.*tune="):
+        verdicts(table)
+    with pytest.raises(ValueError, match=r"'noize' must be .*did you mean noise\?"):
+        ablate("noize", [0.0], base=base)
 
 
 def test_its_fields_are_checked_as_those_of_config(noisy):
@@ -178,6 +184,16 @@ def test_an_edit_counts_without_defining_the_kind_again(noisy, monkeypatch):
     assert recipe("noisy") == before
 
 
+def test_a_run_of_an_edited_definition_comes_with_a_warning(noisy, store, monkeypatch):
+    stored = run(noisy(**TINY), progress=False)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "SCALE", 2.0)
+        with pytest.warns(UserWarning, match=rf"{stored.path.name} was trained by another definition of model='noisy'"):
+            load_run(stored.path.name)
+        assert not run(noisy(**TINY), progress=False).cached
+    assert load_run(stored.path.name).metrics == stored.metrics
+
+
 @pytest.mark.filterwarnings("ignore")  # what distributed leaves behind is its own affair
 def test_processes_and_dask_workers_get_it_without_its_module(tmp_path, forgotten, store, counted):
     Blurry = defined(tmp_path, SOURCE)
@@ -200,6 +216,7 @@ def test_a_run_whose_definition_is_missing_says_so(noisy, store):
         load_run(stored.path.name)
     assert stored_runs().empty
     assert survey()["state"].tolist() == ["unknown kind"]
+    assert "--define" in survey()["note"][0]
     assert "unknown kind" not in USELESS, "the command line, which knows no kinds but its own, must not delete it"
     assert (stored.path / "model.safetensors").read_bytes() == weights, "nothing is lost"
     again = add_kind("noisy", conv_autoencoder, denoising, fields=CONVOLUTIONS, own={"noise": NOISE})
@@ -328,7 +345,7 @@ BREAKS = {
     "no network": (lambda config: None, squared, "network(config) has to return an nn.Module"),
     "no parameters": (lambda config: nn.Identity(), squared, "it has no parameters"),
     "an empty network": (lambda config: nn.Sequential(), squared, "it has no parameters"),
-    "no forward": (lambda config: nn.ParameterList([torch.ones(1)]), squared, "the objective has to return"),
+    "no forward": (lambda config: nn.ParameterList([torch.ones(1)]), squared, "network.latent_dim has to be"),
     "forward without y": (network("forward", lambda self, x: self.decode(self.encode(x))), squared,
                           "forward(x, y=None)"),
     "another latent_dim": (lambda config: Foreign(replace(config, latent_dim=5)), squared,

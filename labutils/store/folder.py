@@ -23,6 +23,7 @@ from torch import nn
 
 from labutils.config import Config
 from labutils.data import Dataset
+from labutils.kinds import BUILT_IN
 from labutils.paths import runs_dir, scale
 from labutils.store.checkpoint import Checkpoint
 from labutils.store.files import json_sum, sha256, writable, write, write_atomically
@@ -67,8 +68,16 @@ def read_content(path: Path, manifest: Mapping[str, Any], name: str) -> bytes:
 
 
 def read_run(path: Path, key: str | None = None) -> Stored:
-    """Return a stored run, every byte verified, or raise a RunError; `key` says which run it has to be."""
+    """Return a stored run, every byte verified, or raise a RunError; `key` says which run it has to be. Without one, a
+    run of a kind of your own that has been edited since is returned with a warning."""
     manifest, config, metrics = read_record(path, key)
+    model = config["model"]
+    if key is None and model not in BUILT_IN and recipe(model) not in ("", manifest["made_from"]["code"]):
+        warnings.warn(  # unproved: no run is asked for by its name
+            f"{path.name} was trained by another definition of model={model!r}, or another labutils: its weights stand "
+            "in today's network now, which may compute something else. run(config) trains it anew",
+            stacklevel=3,
+        )
     history = read_content(path, manifest, "history.csv")
     read_content(path, manifest, "model.safetensors")
     with reading(path):

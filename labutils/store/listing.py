@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from labutils.config import Config
+from labutils.config import config_class
 from labutils.kinds import KINDS
 from labutils.paths import runs_dir
 from labutils.store.folder import RunError, read_content, read_encoder, read_record, run_folders
@@ -46,7 +46,8 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
             size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
             days = (time.time() - path.stat().st_mtime) / 86_400
             rows.append({"name": str(path.relative_to(runs)), "bytes": size, "days": days, "note": "", **state})
-    return pd.DataFrame(rows, columns=[*ABOUT, *(f.name for f in fields(Config))])
+    every = dict.fromkeys(f.name for kind in ("cae", *KINDS) for f in fields(config_class(kind)))
+    return pd.DataFrame(rows, columns=[*ABOUT, *every])
 
 
 def _state(path: Path, verify: bool) -> dict[str, Any]:
@@ -65,14 +66,17 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
         return {"state": "unreadable", "note": str(error)}
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
     model = config.get("model", "")
-    state = "ok" if of_today(manifest["made_from"], model) else "other code" if model in KINDS else "unknown kind"
+    if model not in KINDS:
+        about = {"state": "unknown kind", "note": f"model={model!r} is not defined here: --define the file that does"}
+    else:
+        about = {"state": "ok" if of_today(manifest["made_from"], model) else "other code"}
     # not as a Config: one of another day may have other fields
-    return config | {"filters": ",".join(map(str, config.get("filters", ()))), "state": state, "result": result}
+    return config | {"filters": ",".join(map(str, config.get("filters", ()))), "result": result, **about}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
     """Return the rows of `survey` whose fields have these values, given as text: {"latent_dim": "8", "filters": "4,4"}.
-    A ValueError names a field that there is not."""
+    A ValueError names a field that no kind of model defined here has."""
     for field, text in wanted.items():
         if field not in table:
             raise ValueError(f"{field!r} is no field of Config, and none of {', '.join(ABOUT)}")
