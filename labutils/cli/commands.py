@@ -50,7 +50,7 @@ def train_command(options: argparse.Namespace, **changes: Any) -> None:
     data = data_of(r.config)
     if plots:
         for name, figure in _figures(r, data).items():
-            figure.savefig(plots / f"{name}.png", dpi=120)
+            figure.savefig(plots / f"{name}.png", dpi=120, bbox_inches="tight")
             print(f"{'plot':<18} {plots / name}.png")
     print(in_words(r, data))
 

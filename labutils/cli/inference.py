@@ -67,5 +67,5 @@ def _write(folder: Path, name: str, rows: dict[str, torch.Tensor]) -> None:
     from labutils.plots import plot_images  # only here: the explorer opens without matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
-    plot_images(rows).savefig(folder / f"{name}.png", dpi=120)
+    plot_images(rows).savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
     print(f"{'picture':<18} {folder / name}.png")
