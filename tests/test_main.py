@@ -104,6 +104,7 @@ def test_a_bad_value_is_one_line_that_names_the_field(flag, value, capsys):
         (["trian"], "'trian'"),
         (["train", "--activation", "rleu"], "'rleu'"),
         (["train", "--model", "VAE"], "'cae', 'linear', 'mlp_vae'"),
+        (["train", "--model", "edgy"], "a kind of your own: --define FILE"),
         (["train", "--filters", "16,x"], "--filters: invalid widths value: '16,x'"),
         ([], "COMMAND"),
     ],

@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line, without two screens of options before it."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("argument --model: invalid choice"):
+            message += "; a kind of your own: --define FILE"
         self.exit(2, f"error: {message} ({self.prog} --help)\n")
 
     def refuse(self, word: str) -> NoReturn:
