@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from functools import cache, partial
@@ -172,6 +172,12 @@ def config_class(model: str) -> type[Config]:
     """The class of a kind's configs: Config, or for a kind of your own with more fields the one made from them."""
     own = KINDS[model].own if model in KINDS else ()
     return _class_with(model, own) if own else Config
+
+
+def field_names(models: Iterable[str]) -> list[str]:
+    """The names of Config's fields, and then of those that these kinds of model have of their own."""
+    kinds = map(config_class, ("", *models))  # unproved: tables are made of runs, not runs of tables
+    return list(dict.fromkeys(f.name for kind in kinds for f in fields(kind)))  # unproved: nor this
 
 
 @cache

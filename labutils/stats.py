@@ -2,14 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from labutils.config import Config, config_class
+from labutils.config import field_names
 
 
 def _without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -41,12 +40,7 @@ def summarize(df: pd.DataFrame, by: str | Sequence[str] | None = None, metric: s
     leaderboard = by is None
     if by is None:
         df = df[df[metric].notna()] if metric in df else pd.DataFrame(columns=["model", metric], dtype=float)
-        kinds: list[type[Config]] = [
-            Config,
-            *map(config_class, df["model"].unique()),
-        ]  # own fields tell configurations apart, too
-        every = dict.fromkeys(field.name for kind in kinds for field in fields(kind))
-        names = [name for name in every if name != "seed" and name in df]
+        names = [name for name in field_names(df["model"].unique()) if name != "seed" and name in df]
         by = [name for name in names if df[name].astype(str).nunique() > 1] or ["model"]
     by = by if isinstance(by, str) else list(by)
     groups = df.groupby(by, sort=False, dropna=False)[metric]

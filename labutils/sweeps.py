@@ -62,7 +62,7 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     distinct = {task.key: task for task in tasks}
     pending = [key for key in distinct if not (runs_dir() / key).exists()]
     places = {task.config.device for task in tasks}
-    processes = min([len(pending) or 1, cpu_count(), *(PROCESSES[place] for place in places if place in PROCESSES)])
+    processes = min([len(pending) or 1, cpu_count(), *(PROCESSES[place] for place in places & PROCESSES.keys())])
     row_of: dict[str, dict[str, Any]] = {}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(pending) < 2) as bar,
@@ -154,13 +154,13 @@ def tuned_sweep(
         seeds = min(seeds, limits.seeds or seeds)
         tuning_seeds = 1 if i else min(3, max(1, seeds // 2))
         df = table(rates, epochs, tuning_seeds)
-        for more in range(BEYOND + 1):
-            untried = {} if limits.values else _beyond_the_edge(best_rates(df), rates)
-            if more == BEYOND and untried:
+        more = 0
+        while not limits.values and (untried := _beyond_the_edge(best_rates(df), rates)):
+            if more == BEYOND:
                 warnings.warn(f"still best at the edge of the rates tried, after {BEYOND} more: {', '.join(untried)}; "
                               "look at their errors before you believe a verdict", stacklevel=2)  # fmt: skip
-            if more == BEYOND or not untried:
                 break
+            more += 1
             df = pd.concat([df, table({name: [lr] for name, lr in untried.items()}, epochs, tuning_seeds)])
             rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
         best = best_rates(df)

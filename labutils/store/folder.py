@@ -71,10 +71,10 @@ def read_run(path: Path, key: str | None = None) -> Stored:
     """Return a stored run, every byte verified, or raise a RunError; `key` says which run it has to be. Without one, a
     run of a kind of your own that has been edited since is returned with a warning."""
     manifest, config, metrics = read_record(path, key)
-    model = config["model"]
-    if key is None and model not in BUILT_IN and recipe(model) not in ("", manifest["made_from"]["code"]):
+    kind = config["model"]
+    if key is None and kind not in BUILT_IN and recipe(kind) not in ("", manifest["made_from"]["code"]):
         warnings.warn(  # unproved: no run is asked for by its name
-            f"{path.name} was trained by another definition of model={model!r}, or another labutils: its weights stand "
+            f"{path.name} was trained by another definition of model={kind!r}, or another labutils: its weights stand "
             "in today's network now, which may compute something else. run(config) trains it anew",
             stacklevel=3,
         )

@@ -4,13 +4,12 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from labutils.config import config_class
+from labutils.config import field_names
 from labutils.kinds import KINDS
 from labutils.paths import runs_dir
 from labutils.store.folder import RunError, read_content, read_encoder, read_record, run_folders
@@ -46,8 +45,7 @@ def survey(*, verify: bool = False) -> pd.DataFrame:
             size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
             days = (time.time() - path.stat().st_mtime) / 86_400
             rows.append({"name": str(path.relative_to(runs)), "bytes": size, "days": days, "note": "", **state})
-    every = dict.fromkeys(f.name for kind in ("cae", *KINDS) for f in fields(config_class(kind)))
-    return pd.DataFrame(rows, columns=[*ABOUT, *every])
+    return pd.DataFrame(rows, columns=[*ABOUT, *field_names(KINDS)])
 
 
 def _state(path: Path, verify: bool) -> dict[str, Any]:
@@ -66,12 +64,11 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
         return {"state": "unreadable", "note": str(error)}
     result = next((f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics), "")
     model = config.get("model", "")
-    if model not in KINDS:
-        about = {"state": "unknown kind", "note": f"model={model!r} is not defined here: --define the file that does"}
-    else:
-        about = {"state": "ok" if of_today(manifest["made_from"], model) else "other code"}
+    state = "ok" if of_today(manifest["made_from"], model) else "other code" if model in KINDS else "unknown kind"
+    note = "" if model in KINDS else f"model={model!r} is not defined here: --define the file that does"
     # not as a Config: one of another day may have other fields
-    return config | {"filters": ",".join(map(str, config.get("filters", ()))), "result": result, **about}
+    filters = ",".join(map(str, config.get("filters", ())))
+    return config | {"filters": filters, "state": state, "result": result, "note": note}
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
