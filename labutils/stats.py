@@ -72,7 +72,7 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     Dunnett's test on the logarithms of the errors (Dunnett 1955; see `log_error`): the spread over seeds is pooled over
     all values, and in 95 of 100 experiments *all* intervals of the table hold. Seeds are not paired: in the series'
     ablations a value's errors correlate with the baseline's by about 0.3, which gains nothing over the degrees of
-    freedom that pairing costs.
+    freedom that pairing costs. A factor that hardly changes a run is another matter: look at its ratios seed by seed.
 
     Args:
         baseline: the value to compare with; None is the first in the table.

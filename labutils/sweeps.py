@@ -105,12 +105,12 @@ def ablate(
         near = get_close_matches(factor, type(base).__dataclass_fields__)
         hint = f"; did you mean {' or '.join(near)}?" if near and factor not in near else ""
         raise ValueError(f"factor={factor!r} must be a field of the base that the ablation itself does not set{hint}")
-    values = list(values)
-    if not values or seeds < 1:
+    values = list(values) if isinstance(values, Iterable) else values
+    if not isinstance(values, list) or not values or seeds < 1:
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
     limits = scale()
     if limits.values and len(values) > limits.values:
-        first = getattr(base, factor) if getattr(base, factor) in values else values[0]
+        first = next((value for value in values if value == getattr(base, factor)), values[0])
         values = [first, next(value for value in reversed(values) if value != first)]
     variants = {str(value): replace(base, **{factor: value}) for value in values}
     if tune:
@@ -138,8 +138,11 @@ def tuned_sweep(
     Returns:
         The table of `sweep` with two more columns: arm, its name, and best, whether a run has its arm's best rate.
 
-    An arm of which every run fails is a ValueError.
+    An arm of which every run fails is a ValueError, and so is a sweep without arms, rates or budgets.
     """
+    if not (isinstance(arms, Mapping) and arms and len(lrs) and budgets):
+        raise ValueError("a tuned sweep needs arms (name → config), learning rates, and budgets (epochs → seeds), not "
+                         f"{arms!r:.80}, {lrs!r}, {budgets!r}")  # fmt: skip
     limits, tables = scale(), []
     arms = dict(list(arms.items())[: limits.values])
     rates = {name: list(lrs)[: limits.values] for name in arms}

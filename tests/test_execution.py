@@ -114,7 +114,7 @@ def test_one_notebook_more_keeps_the_others_on_the_page(series):
 
 @pytest.mark.filterwarnings("default")
 def test_the_series_runs_on_other_images_in_a_folder_of_its_own(series, monkeypatch):
-    knob = "DATASET = \"mnist\"\nassert DATASET == 'fashion_mnist', DATASET\n"
+    knob = "DATASET = \"mnist\"  # or another\nassert DATASET == 'fashion_mnist', DATASET\n"
     source = knob + CELLS.replace('"mnist5k"', "DATASET").replace("00_ok", "02_any")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), series / "02_any.ipynb")
     before = (series / "02_any.ipynb").read_bytes()
@@ -166,13 +166,20 @@ def test_the_time_left_is_what_the_published_took_at_todays_pace(tmp_path, monke
 
 def test_a_notebook_without_the_knob_is_refused_on_other_images(series, monkeypatch):
     monkeypatch.setenv("LABUTILS_DATASET", "fashion_mnist")
-    with pytest.raises(ValueError, match="00_ok: about two data sets"):
+    with pytest.raises(ValueError, match=r"cannot choose the images of 00_ok: .* has the line DATASET"):
         run_series(["00_ok"])
 
 
 def test_an_unknown_notebook_is_refused_before_anything_runs(series):
     with pytest.raises(ValueError, match="there are 00_ok, 01_bad"):
         run_series(["00_ok", "02_none"])
+    assert not (series / "out" / "local").exists()
+
+
+def test_a_copy_that_would_replace_its_originals_results_is_refused_before_anything_runs(series):
+    (series / "02_copy.ipynb").write_bytes((series / "00_ok.ipynb").read_bytes())
+    with pytest.raises(ValueError, match=r"^02_copy.ipynb saves its results as '00_ok': write save_results\('02"):
+        run_series()
     assert not (series / "out" / "local").exists()
 
 

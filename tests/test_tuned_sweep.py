@@ -84,6 +84,22 @@ def test_ablate_tunes_each_value(made):
     assert (df["epochs"] == 1).all()
     with pytest.raises(ValueError, match="factor='lr'"):
         ablate("lr", [0.1], tune=RATES)
+    with pytest.raises(ValueError, match=r"needs values and at least one seed, not values=0\.1"):
+        ablate("weight_decay", 0.1, tune=RATES)
+
+
+@pytest.mark.parametrize("wrong", [({}, RATES, {1: 2}), (["relu"], RATES, {1: 2}), ({"a": BASELINE}, (), {1: 2})])
+def test_a_sweep_of_nothing_is_refused_before_any_run(made, wrong):
+    with pytest.raises(ValueError, match="a tuned sweep needs arms"):
+        tuned_sweep(*wrong)
+    assert made == []
+
+
+def test_an_arm_has_the_same_name_at_either_scale(made, monkeypatch):
+    monkeypatch.setenv("LABUTILS_SCALE", "smoke")
+    df = ablate("weight_decay", [0, 0.01, 0.1])
+    assert df["weight_decay"].unique().tolist() == [0, 0.1]
+    assert [*ablate("weight_decay", [0, 0.01, 0.1], tune=RATES, budgets={1: 2})["arm"].unique()] == ["0", "0.1"]
 
 
 def test_smoke_scale_tries_two_rates_and_two_arms_without_widening(made, monkeypatch):

@@ -97,7 +97,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             parsers[name].set_defaults(module=module)
     _add_training(parsers["train"], parsers["classify"])
     _add_inference(**{name: parsers[name] for name in COMMANDS["inference"]})
-    parsers["run"].add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01_baseline; none means all")
+    names = "such as 01_baseline, or the path of one of yours; none means all"
+    parsers["run"].add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=names)
     parsers["pretrain"].add_argument("names", nargs="*", metavar="NAME", help="such as vae16; none means all")
     add = parsers["runs"].add_argument
     add("wanted", nargs="*", metavar="FIELD=VALUE", help="only what has it: latent_dim=8 state=damaged")
