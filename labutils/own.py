@@ -73,8 +73,10 @@ def read_images(name: str, size: int, channels: int) -> Images:
         DataError: a file is damaged, empty or of the wrong size; the message names it.
         ValueError: see `find_images`.
     """
-    if size not in SIZES or channels not in (1, 3):
-        raise ValueError(f"size={size!r} must be from 8 to 64, and channels={channels!r} 1 or 3")
+    if size not in SIZES:
+        raise ValueError(f"size={size!r} must be from 8 to 64")
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels!r} must be 1 or 3")
     if name == "digits":
         return _digits()
     if name in TORCHVISION:

@@ -1,24 +1,11 @@
 """Whether what is published belongs together, and to today's code."""
 
-import hashlib
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from labutils.config import Config
-from labutils.data import load_dataset
-from labutils.download import CHECKSUMS
-from labutils.kinds import KINDS
 from labutils.paths import ROOT
 from labutils.publish.execution import code_cells, results
-from labutils.publish.publication import SCREENSHOTS, published_sums, readme_of
-from labutils.store.key import run_key
-from labutils.sweeps import config_of
-
-ALL = {"mnist": 54_000, "fashion_mnist": 54_000, "digits": 1439}  # training images
+from labutils.publish.publication import SCREENSHOTS, foreign_runs, published_sums, readme_of
 
 
 def problems(root: Path = ROOT) -> list[str]:
@@ -31,8 +18,6 @@ def problems(root: Path = ROOT) -> list[str]:
     readme, published, found = (root / "README.md").read_text(encoding="utf-8"), results(root / "outputs"), []
     if readme != readme_of(readme, published):
         found.append("the README says something else than what is published")
-    data = {name: hashlib.sha256("".join(sums).encode()).hexdigest() for name, sums in CHECKSUMS.items()}
-    data["digits"] = load_dataset("digits").checksum
     for stem, summary in published.items():
         folder, notebook = root / "outputs" / stem, root / "notebooks" / f"{stem}.ipynb"
         if summary.get("files") != (there := published_sums(folder, notebook)):
@@ -45,27 +30,12 @@ def problems(root: Path = ROOT) -> list[str]:
             found.append(f"{stem}: other figures than summary.json names")
         if summary["answer"] not in "".join(_text(cell) for cell in code_cells(notebook)):
             found.append(f"{stem}: the notebook does not give the published answer")
-        rows = [row for row in published_runs(folder) if row["model"] in KINDS]  # others are defined in cells
         try:
-            foreign = [row["run"] for row in rows if run_key(_made(row), data.get(row["dataset"], "")) != row["run"]]
-        except (KeyError, ValueError, TypeError) as error:
-            found.append(f"{stem}: its table is not one of today's configs ({error})")
-            continue
-        if foreign:
-            found.append(f"{stem}: today's code makes other runs of {len(foreign)} rows, such as {foreign[0]}")
+            if foreign := foreign_runs(folder):
+                found.append(f"{stem}: today's code makes other runs of {len(foreign)} rows, such as {foreign[0]}")
+        except ValueError as error:
+            found.append(str(error))
     return found
-
-
-def published_runs(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a published table that are runs of the store."""
-    rows = [dict(row) for _, row in pd.read_csv(folder / "results.csv").iterrows()]
-    return [row for row in rows if re.fullmatch("[0-9a-f]{16}", str(row.get("run")))]
-
-
-def _made(row: dict[str, Any]) -> Config:
-    """The config that a row's run was made from: the table has the number of images where that says "all"."""
-    config = config_of(row)
-    return replace(config, n_train=None if config.n_train == ALL.get(config.dataset) else config.n_train)
 
 
 def _text(cell: dict[str, Any]) -> str:

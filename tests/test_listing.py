@@ -33,6 +33,7 @@ def filled(tmp_path_factory):
 def store(filled, tmp_path, monkeypatch):
     """A good run, one of other code, a damaged one, one set aside, a kept encoder, a checkpoint, and scratch."""
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr("labutils.cli.commands.is_proved", lambda: True)
     shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
     return tmp_path / "runs"
 
@@ -146,6 +147,15 @@ def test_what_is_not_ours_is_not_tidied_away(store):
     tidy()
     assert foreign.read_text() == "years of work"
     assert not (store / "unfinished" / "fedcba9876543210.safetensors").exists()
+
+
+def test_runs_that_may_yet_be_proved_are_not_pruned(store, monkeypatch, capsys):
+    monkeypatch.setattr("labutils.cli.commands.is_proved", lambda: False)
+    before = sorted(store.rglob("*"))
+    assert main(["runs", "--prune", "--yes"]) == 2
+    assert "labutils has been edited since `make same`" in capsys.readouterr().err
+    assert sorted(store.rglob("*")) == before
+    assert main(["runs", "state=damaged", "--prune"]) == 0
 
 
 def test_a_filter_narrows_what_is_pruned(store, capsys):

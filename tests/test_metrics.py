@@ -1,5 +1,6 @@
 """The measures, each against an independent oracle: scikit-image, scikit-learn, or a count by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_ssim_is_that_of_scikit_image(digits, pair):
     ours = ssim(x, x_hat)
     assert ours.shape == (40,)
     assert ours.tolist() == pytest.approx([oracle_ssim(a, b) for a, b in zip(x, x_hat, strict=True)], abs=1e-5)
+
+
+@pytest.mark.parametrize(("size", "width"), [(8, 7), (9, 9), (10, 9), (12, 11)])
+def test_ssim_of_small_images_has_the_largest_odd_window_that_fits(size, width):
+    # scikit-image knows no Gaussian window but that of 11 pixels: by hand, window by window
+    x, y = noise(torch.zeros(2, size, size)).double().numpy()
+    g = np.exp(-((np.arange(width) - width // 2) ** 2) / (2 * 1.5**2))
+    g = np.outer(g, g) / g.sum() ** 2
+    found = []
+    for row, column in itertools.product(range(size - width + 1), repeat=2):
+        u, v = (image[row : row + width, column : column + width] for image in (x, y))
+        mu, nu = (g * u).sum(), (g * v).sum()
+        spread, covariance = (g * (u**2 + v**2)).sum() - mu**2 - nu**2, (g * u * v).sum() - mu * nu
+        alike = (2 * mu * nu + 1e-4) * (2 * covariance + 9e-4)
+        found.append(alike / ((mu**2 + nu**2 + 1e-4) * (spread + 9e-4)))
+    images = (torch.from_numpy(image).float()[None, None] for image in (x, y))
+    assert float(ssim(*images)) == pytest.approx(np.mean(found), abs=1e-5)
 
 
 def test_ssim_is_symmetric_and_at_most_one(digits):
@@ -152,14 +170,17 @@ def test_costs():
 
 
 class Cloud(nn.Module):
-    """A VAE of two units: the first varies with the image, the second never; decodes any code as its first number."""
+    """A VAE of four units: one varies much with the image, one never, and two just above and below a variance of 0.01;
+    decodes any code as its first number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sigma = nn.Parameter(torch.tensor(0.5))
 
     def posterior(self, x: torch.Tensor, y: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        mu = torch.stack([x.flatten(1).mean(1) * 10, torch.ones(len(x))], 1)
+        mean = x.flatten(1).mean(1)
+        even = torch.linspace(-1, 1, len(x))  # of 300 images its variance is 0.336
+        mu = torch.stack([mean * 10, torch.ones(len(x)), 0.18 * even, 0.165 * even], 1)
         return mu, (2 * self.sigma.log()).expand_as(mu)
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -176,7 +197,8 @@ def test_posterior_metrics(digits):
         mu, logvar = Cloud().posterior(to_float(split.images))
     assert result["kl"] == pytest.approx(float(kl_to_standard_normal(mu, logvar).sum(1).mean()), rel=1e-5)
     assert result["neg_elbo"] == pytest.approx(result["bce_sampled"] + result["kl"])
-    assert result["active_units"] == 1
+    assert mu.var(0).tolist() == pytest.approx([float(mu[:, 0].var()), 0, 0.0109, 0.0091], abs=2e-4)
+    assert result["active_units"] == 2
     x = to_float(split.images)
     z = mu[:, :1] + 0.5 * torch.randn(len(x), 200, generator=torch.Generator().manual_seed(0))  # 200 codes an image
     expected = float((z.sigmoid()[:, :, None] - x.flatten(1)[:, None]).square().mean())

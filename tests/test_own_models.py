@@ -176,6 +176,24 @@ def test_an_edit_renames_its_runs(tmp_path, forgotten, edit):
     assert recipe("blurry") != before
 
 
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])  # of the user, of the system
+def test_what_is_installed_anywhere_is_named_and_not_read(tmp_path, forgotten, folder):
+    (tmp_path / folder).mkdir()
+    defined(tmp_path / folder, SOURCE)
+    before = recipe("blurry")
+    defined(tmp_path / folder, SOURCE.replace("STRENGTH = 0.3", "STRENGTH = 0.4"))
+    assert recipe("blurry") == before
+
+
+def test_a_method_of_a_type_in_c_is_named(tmp_path, forgotten):
+    defined(tmp_path, SOURCE.replace("STRENGTH = 0.3", "positive, STRENGTH = torch.Tensor.relu, 0.3")
+            .replace("return F.avg_pool2d(x, 3, 1, 1)", "return positive(F.avg_pool2d(x, 3, 1, 1))"))  # fmt: skip
+    before = recipe("blurry")
+    defined(tmp_path, SOURCE.replace("STRENGTH = 0.3", "positive, STRENGTH = torch.Tensor.tanh, 0.3")
+            .replace("return F.avg_pool2d(x, 3, 1, 1)", "return positive(F.avg_pool2d(x, 3, 1, 1))"))  # fmt: skip
+    assert recipe("blurry") != before
+
+
 def test_an_edit_counts_without_defining_the_kind_again(noisy, monkeypatch):
     before = recipe("noisy")
     monkeypatch.setitem(globals(), "SCALE", 2.0)  # a cell below was changed and run

@@ -6,14 +6,14 @@ from dataclasses import replace
 import nbformat
 import pandas as pd
 import pytest
-from published import problems, published_runs
+from published import problems
 
 from labutils import BASELINE, run
 from labutils.kinds import BUILT_IN
 from labutils.paths import ROOT
 from labutils.plots import figure
 from labutils.publish.execution import code_and_outputs, results
-from labutils.publish.publication import publish, write_pages
+from labutils.publish.publication import publish, published_runs, write_pages
 from labutils.publish.report import save_results
 from labutils.publish.summary import read_summary, write_summary
 from labutils.publish.words import FINDINGS, findings
@@ -57,7 +57,7 @@ def lab(tmp_path, monkeypatch):
     sign(results)
     (results / "notebooks" / "02_b.ipynb").write_text("failed: it has no summary")
     # mnist5k has no pinned files; its checksum is the data's
-    monkeypatch.setattr("published.run_key", lambda config, data: row["run"] if config == known else "other")
+    monkeypatch.setattr("labutils.store.key.run_key", lambda config, data: row["run"] if config == known else "other")
     known = config_of(row)
     return tmp_path
 
@@ -158,8 +158,24 @@ def test_what_does_not_belong_together_is_found(lab, problem):
 
 def test_a_row_of_another_code_is_found(lab, monkeypatch):
     publish(lab)
-    monkeypatch.setattr("published.run_key", lambda config, data: "0" * 16)
+    monkeypatch.setattr("labutils.store.key.run_key", lambda config, data: "0" * 16)
     assert any("today's code" in line for line in problems(lab))
+
+
+def test_runs_of_another_code_are_not_published(lab, monkeypatch):
+    monkeypatch.setattr("labutils.store.key.run_key", lambda config, data: "0" * 16)
+    before = {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"^01_a: today's labutils makes other runs than its table has \(1, "):
+        publish(lab)
+    assert {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()} == before
+
+
+def test_an_answer_that_contradicts_a_finding_is_not_published(lab, monkeypatch):
+    monkeypatch.setattr("labutils.publish.publication.findings", lambda summaries: pytest.fail("01_a: has changed"))
+    before = {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()}
+    with pytest.raises(pytest.fail.Exception, match="01_a: has changed"):
+        publish(lab)
+    assert {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()} == before
 
 
 def test_an_import_may_move(lab):

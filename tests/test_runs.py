@@ -15,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import torch.nn.functional as F
 from damages import damaged
 from golden import SMALL, TURNED
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from safetensors import safe_open
 from test_config import configs
 
 from labutils import BASELINE, Config, ablate, load_run, run, runs, stored_runs, summarize, sweep, sweeps
+from labutils.data import subset, to_float
 from labutils.kinds import KINDS, has_field
 from labutils.models import conv_autoencoder
 from labutils.paths import ROOT
@@ -66,9 +68,13 @@ def test_the_second_call_returns_the_stored_run(stored, monkeypatch):
 def test_the_stored_model_gives_the_metrics_that_are_stored_with_it(stored, digits):
     from labutils.metrics import reconstruction_metrics
 
-    assert reconstruction_metrics(stored.model, digits.test)["mse"] == pytest.approx(
-        stored.metrics["test_mse"], rel=1e-6
-    )
+    parts = {"test": digits.test, "val": digits.val, "train": subset(digits.train, 200)}
+    measured = {part: reconstruction_metrics(stored.model, split) for part, split in parts.items()}
+    expected = {f"{part}_mse": measures["mse"] for part, measures in measured.items()}
+    expected |= {"test_bce": measured["test"]["bce"], "code_bytes": 4 * 3, "n_train": 200}
+    expected |= {name: measured["test"][name] for name in ("psnr", "ssim")}
+    assert {name: stored.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert stored.metrics["seconds"] * stored.metrics["images_per_second"] == pytest.approx(200)
 
 
 COSTS = {"n_train", "n_params", "macs", "latency_ms", "batch_latency_ms", "code_bytes", "seconds",
@@ -101,13 +107,17 @@ def test_a_sixth_kind_of_model_costs_one_entry(store, monkeypatch):
     assert sweep([config, replace(config, seed=1)], ThreadPoolExecutor(1))["test_mse"][0] == r.metrics["test_mse"]
 
 
-def test_a_classifier_is_stored_with_its_accuracies(store):
+def test_a_classifier_is_stored_with_its_accuracies(store, digits):
     config = replace(TINY, model="classifier", batch_norm=True, latent_dim=16, epochs=3, n_train=1000)
     r = run(config, progress=False)
     accuracies = {"test_accuracy", "val_accuracy", "train_accuracy"}
     assert set(r.metrics) == accuracies | {"test_nll", "val_nll", "train_nll"} | COSTS
     assert all(0.3 < r.metrics[name] <= 1 for name in accuracies)
     assert r.metrics["val_accuracy"] == pytest.approx(r.history["val_accuracy"].iloc[-1])
+    with torch.no_grad():
+        logits = r.model(to_float(digits.test.images))
+    assert r.metrics["test_nll"] == pytest.approx(float(F.cross_entropy(logits, digits.test.labels)), rel=1e-5)
+    assert r.metrics["test_accuracy"] == pytest.approx(float((logits.argmax(1) == digits.test.labels).float().mean()))
 
 
 def test_who_asks_for_the_epochs_gets_them_and_the_same_run(store):

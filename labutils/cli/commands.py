@@ -19,7 +19,7 @@ from labutils.plots import plot_confusion, plot_history, plot_images
 from labutils.runs import Run, run
 from labutils.store.files import writable
 from labutils.store.folder import keep_encoder, read_encoder
-from labutils.store.listing import USELESS, remove, select, survey
+from labutils.store.listing import USELESS, is_proved, remove, select, survey
 from labutils.transfer import encoder_layers
 
 SHOWN = ["name", "state", "bytes", "days", "result", "model", "dataset", "latent_dim", "epochs", "seed"]
@@ -123,6 +123,9 @@ def runs_command(options: argparse.Namespace) -> int:
         print(f"nothing has {' '.join(options.wanted)}")
     if options.prune:
         table = table[table["state"].isin(USELESS)]
+        if (table["state"] == "other code").any() and not is_proved():
+            raise ValueError("labutils has been edited since `make same`, which may find that runs of other code are "
+                             "today's: do that first; nothing was deleted")  # fmt: skip
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
         differing = [f.name for f in fields(Config) if table[f.name].dropna().map(str).nunique() > 1]

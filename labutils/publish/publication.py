@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from labutils.publish.summary import read_summary, write_summary
 from labutils.publish.words import findings, plain
 from labutils.store.files import sha256
 
+ALL = {"mnist": 54_000, "fashion_mnist": 54_000, "digits": 1439}  # training images
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table
 PLACE = re.compile(r"(?<=<!-- findings -->\n).*?(?=<!-- /findings -->)", re.DOTALL)  # of the findings in the README
 SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
@@ -30,8 +32,9 @@ def publish(root: Path = ROOT) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no full run on MNIST to publish.
-        ValueError: a table is not that of the executed notebook beside it, or the notebook's code (not its prose) has
-            changed since. Nothing has been replaced then.
+        ValueError: a table is not that of the executed notebook beside it; the notebook's code (not its prose), or what
+            labutils makes of a config, has changed since; or an answer is not what the README's findings were told of.
+            Nothing has been replaced then.
     """
     source = root / "outputs" / "local" / "mnist-full"
     stems = sorted(path.parent.name for path in source.glob("[0-9]*/summary.json"))
@@ -43,10 +46,15 @@ def publish(root: Path = ROOT) -> list[str]:
             raise ValueError(f"{stem}: {source} holds a table and a notebook of two executions: `labutils run {stem}`")
         if code(notebook) != code(root / "notebooks" / notebook.name):
             raise ValueError(f"{stem}: its code has changed since it was executed: `labutils run {stem}`")
+        if foreign := foreign_runs(source / stem):
+            raise ValueError(f"{stem}: today's labutils makes other runs than its table has ({len(foreign)}, such as "
+                             f"{foreign[0]}): `make same`, and if they differ `labutils run {stem}`")  # fmt: skip
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    readme_of(text, results(root / "outputs") | results(source))  # says which finding an answer contradicts
     for stem, notebook in notebooks.items():
         _publish_notebook(notebook, source / stem, root)
-    readme = root / "README.md"
-    readme.write_text(readme_of(readme.read_text(encoding="utf-8"), results(root / "outputs")), encoding="utf-8")
+    readme.write_text(readme_of(text, results(root / "outputs")), encoding="utf-8")
     write_pages(root)
     return stems
 
@@ -86,6 +94,37 @@ def _runs(folder: Path) -> set[str]:
     """Return the names of the runs in a folder's results.csv."""
     table = folder / "results.csv"
     return set(pd.read_csv(table, dtype=str, keep_default_na=False).get("run", ())) if table.exists() else set()
+
+
+def foreign_runs(folder: Path) -> list[str]:
+    """Return those runs of a folder's results.csv that today's labutils would not make of their configs, of built-in
+    kinds of model (others are defined in cells). A table that is not one of today's configs is a ValueError."""
+    from labutils.data import load_dataset  # only here: pages are written without torch
+    from labutils.download import CHECKSUMS
+    from labutils.kinds import BUILT_IN
+    from labutils.store.key import run_key
+    from labutils.sweeps import config_of
+
+    data = {name: sha256("".join(sums).encode()) for name, sums in CHECKSUMS.items()}
+    data["digits"] = load_dataset("digits").checksum
+    foreign = []
+    try:
+        for row in published_runs(folder):
+            if row["model"] in BUILT_IN:
+                config = config_of(row)
+                if config.n_train == ALL.get(config.dataset):  # of these a run's config says None
+                    config = replace(config, n_train=None)
+                if run_key(config, data.get(config.dataset, "")) != row["run"]:
+                    foreign.append(row["run"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder.name}: its table is not one of today's configs ({error})") from error
+    return foreign
+
+
+def published_runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a folder's results.csv that are runs of the store."""
+    rows = [dict(row) for _, row in pd.read_csv(folder / "results.csv").iterrows()]
+    return [row for row in rows if re.fullmatch("[0-9a-f]{16}", str(row.get("run")))]
 
 
 def published_sums(folder: Path, notebook: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What the run store holds, and the removal of what is of no use any more."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from labutils.config import field_names
 from labutils.kinds import KINDS
 from labutils.paths import runs_dir
 from labutils.store.folder import RunError, read_content, read_encoder, read_record, run_folders
-from labutils.store.key import of_today
+from labutils.store.key import RECIPES, code_hash, of_today
 
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody will go on with what is unfinished
 USELESS = ("other code", "damaged", "set aside", "abandoned")
@@ -69,6 +70,11 @@ def _state(path: Path, verify: bool) -> dict[str, Any]:
     # not as a Config: one of another day may have other fields
     filters = ",".join(map(str, config.get("filters", ())))
     return config | {"filters": filters, "state": state, "result": result, "note": note}
+
+
+def is_proved() -> bool:
+    """Return whether `make same` has seen today's labutils: else runs of "other code" may turn out to be today's."""
+    return json.loads(RECIPES.read_text(encoding="utf-8"))["code"] == code_hash()
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:

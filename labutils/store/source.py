@@ -22,7 +22,8 @@ import torch
 from labutils.kinds import Kind
 from labutils.paths import ROOT
 
-INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+STANDARD = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
+PACKAGES = {"site-packages", "dist-packages"}  # folders of this environment's packages, the user's or the system's
 PLAIN = (str, bytes, int, float, complex, bool, type(None), range, slice, torch.dtype, torch.device, np.dtype)
 # what Python adds to a class by itself
 BY_PYTHON = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__firstlineno__", "__annotations__",
@@ -89,7 +90,7 @@ class _Walk:
         elif isinstance(thing, (FunctionType, type)):
             self._visit_definition(thing)
         elif inspect.isroutine(thing):  # of another language
-            self._add(f"{thing.__module__}.{thing.__qualname__}")
+            self._add(f"{getattr(thing, '__module__', '')}.{thing.__qualname__}")  # a method of a C type has none
         else:
             text = re.sub(" at 0x[0-9a-f]+", "", repr(thing))
             self._visit_all("object", [type(thing), getattr(thing, "__dict__", text)])
@@ -138,7 +139,7 @@ def is_yours(module: ModuleType) -> bool:
     if file is None:  # built in
         return False
     path = Path(file).resolve()
-    return not any(path.is_relative_to(folder) for folder in (*INSTALLED, ROOT / "labutils"))
+    return not PACKAGES & {*path.parts} and not any(path.is_relative_to(p) for p in (*STANDARD, ROOT / "labutils"))
 
 
 def _globals(code: CodeType) -> Iterator[str]:
