@@ -72,7 +72,7 @@ def compare(df: pd.DataFrame, factor: str, metric: str = "test_mse", baseline: A
     Dunnett's test on the logarithms of the errors (Dunnett 1955; see `log_error`): the spread over seeds is pooled over
     all values, and in 95 of 100 experiments *all* intervals of the table hold. Seeds are not paired: in the series'
     ablations a value's errors correlate with the baseline's by about 0.3, which gains nothing over the degrees of
-    freedom that pairing costs. A factor that hardly changes a run is another matter: look at its ratios seed by seed.
+    freedom that pairing costs.
 
     Args:
         baseline: the value to compare with; None is the first in the table.
@@ -132,7 +132,8 @@ def verdicts(df: pd.DataFrame, metric: str = "test_mse", baseline: Any = None) -
     """Return what a `tuned_sweep` found, a row for each number of epochs and arm: lr, the arm's best rate; of
     `summarize` mean, low, high, n; of `compare` with the baseline ratio, ratio_low, ratio_high, verdict; and the costs
     that no machine decides: n_params, macs, code_bytes. The baseline, by default the first arm, has the verdict
-    "baseline". Another table than that of a `tuned_sweep` is a ValueError."""
+    "baseline". (Seeds are not paired, see `compare`. Of a factor that hardly changes a run look at the ratios seed by
+    seed as well.) Another table than that of a `tuned_sweep` is a ValueError."""
     if "best" not in df:
         raise ValueError("this table has no best learning rates: make it by tuned_sweep or ablate(…, tune=…); without "
                          "tuning, summarize and compare tell what was found")  # fmt: skip
