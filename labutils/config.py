@@ -84,8 +84,9 @@ class Config:
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
     schedule: str = option("one_cycle", "one_cycle: linear rise in a tenth of the steps, then to 0", choices=SCHEDULES)
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))
-    beta2: float = option(0.99, "decay of the running squared gradient in adam and adamw", low=0, high=0.999999)
-    weight_decay: float = option(0.0, "weight decay (decoupled in adamw, an L2 term otherwise)", low=0, high=100)
+    beta2: float = option(0.99, "decay of the running squared gradient, adam's and adamw's", low=0, high=0.999999)
+    weight_decay: float = option(0.0, "adamw, muon: a step multiplies all parameters by 1 − lr · this; adam, sgd: an "
+                                 "L2 term", low=0, high=100)  # fmt: skip
     n_train: int | None = option(None, "train on so many images, evenly spaced (a classifier's: drawn by the seed, as "
                                  "many of each class); none means all", low=1, high=10_000_000)  # fmt: skip
     seed: int = option(0, "decides initialisation, shuffling and noise, a separate stream each", low=0, high=2**31)
@@ -117,8 +118,11 @@ class Config:
         """The inverse of `to_dict`; a field that Config got later may be missing. Another that is missing, one that is
         unknown, or a value out of range is a ValueError."""
         cls, values = config_class(values.get("model", "")), {**NEUTRAL, **values}
-        if wrong := {f.name for f in fields(cls)} ^ set(values):
-            raise ValueError(f"this is no Config of today's labutils: unknown or missing fields {sorted(wrong)}")
+        names = {f.name for f in fields(cls)}
+        unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+        if unknown or missing:
+            wrong = f"unknown fields {unknown}, missing fields {missing}"
+            raise ValueError(f"this is no Config of today's labutils: {wrong}")
         return cls(**values)
 
 
@@ -163,8 +167,8 @@ def _number(f: Field, value: Any, kind: type) -> Any:
         allowed = False  # unproved: leads to an error
     if not allowed:
         noun = "an integer" if kind is int else "a number"
-        lower = f"above {above:g}" if above > -math.inf else f"from {low:g}"
-        raise ValueError(f"{f.name}={value!r} must be {noun} {lower} to {high:g}")
+        lower = f"above {above:,}" if above > -math.inf else f"from {low:,}"
+        raise ValueError(f"{f.name}={value!r} must be {noun} {lower} to {high:,}")
     return number
 
 

@@ -55,6 +55,13 @@ def test_a_field_that_a_model_does_not_have_is_refused(model):
             Config(model=model, **{name: other})
 
 
+def test_a_bound_is_named_to_its_last_digit():
+    with pytest.raises(ValueError, match=r"^seed=-1 must be an integer from 0 to 2,147,483,648$"):
+        Config(seed=-1)
+    with pytest.raises(ValueError, match=r"^beta2=1 must be a number from 0 to 0\.999999$"):
+        Config(beta2=1)
+
+
 def test_every_field_has_a_bad_value_above():
     # a field added without a check would otherwise go unnoticed
     assert {name for name, _ in BAD} == OPTIONS.keys()
@@ -140,10 +147,10 @@ def test_to_dict_has_every_field():
 
 def test_from_dict_refuses_unknown_and_missing_fields():
     values = BASELINE.to_dict()
-    with pytest.raises(ValueError, match="momentum"):
+    with pytest.raises(ValueError, match=r"unknown fields \['momentum'\], missing fields \[\]"):
         Config.from_dict({**values, "momentum": 0.9})
     # a default filled in silently would give an old run a setting it never had
-    with pytest.raises(ValueError, match="beta2"):
+    with pytest.raises(ValueError, match=r"unknown fields \[\], missing fields \['beta2'\]"):
         Config.from_dict({name: value for name, value in values.items() if name != "beta2"})
     with pytest.raises(ValueError, match="latent_dim="):
         Config.from_dict({**values, "latent_dim": 0})
