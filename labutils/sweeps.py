@@ -140,7 +140,8 @@ def tuned_sweep(
 
     An arm of which every run fails is a ValueError, and so is a sweep without arms, rates or budgets.
     """
-    if not (isinstance(arms, Mapping) and arms and len(lrs) and budgets):
+    given = isinstance(arms, Mapping), isinstance(lrs, Iterable), isinstance(budgets, Mapping)
+    if not all(given) or not all(map(len, (arms, list(lrs), budgets))):
         raise ValueError("a tuned sweep needs arms (name → config), learning rates, and budgets (epochs → seeds), not "
                          f"{arms!r:.80}, {lrs!r}, {budgets!r}")  # fmt: skip
     limits, tables = scale(), []

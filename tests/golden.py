@@ -293,8 +293,9 @@ def prove(base: str) -> int:
             print(f"{kind:<16} {len(pairs)} runs are equal: stored and published runs keep their names")
         else:
             print(f"{kind:<16} {len(differ)} of {len(pairs)} runs differ: train and publish anew. Such as {differ[:1]}")
-            print("\n".join(f"{'':<16} {name}: {old.get(name)} → {new[name]}" for config, old, new in pairs
-                            if config in differ[:1] for name in new if new[name] != old.get(name)))  # fmt: skip
+            if differ:
+                print("\n".join(f"{'':<16} {name}: {old.get(name)} → {new[name]}" for config, old, new in pairs
+                                if config in differ[:1] for name in new if new[name] != old.get(name)))  # fmt: skip
     RECIPES.write_text(json.dumps({"code": code_hash(), "equal": equal}, indent=1) + "\n", encoding="utf-8")
     print(f"{RECIPES} is written: commit it with the change.")
     return 0

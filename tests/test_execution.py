@@ -176,9 +176,12 @@ def test_an_unknown_notebook_is_refused_before_anything_runs(series):
     assert not (series / "out" / "local").exists()
 
 
-def test_a_copy_that_would_replace_its_originals_results_is_refused_before_anything_runs(series):
-    (series / "02_copy.ipynb").write_bytes((series / "00_ok.ipynb").read_bytes())
-    with pytest.raises(ValueError, match=r"^02_copy.ipynb saves its results as '00_ok': write save_results\('02"):
+@pytest.mark.parametrize("quote", ['\\"', "'"])
+def test_a_copy_that_would_replace_its_originals_results_is_refused_before_anything_runs(series, quote):
+    copy = (series / "00_ok.ipynb").read_text().replace('save_results(\\"00_ok\\"', f"save_results({quote}00_ok{quote}")
+    assert f"{quote}00_ok{quote}" in copy
+    (series / "02_copy.ipynb").write_text(copy)
+    with pytest.raises(ValueError, match=r"^02_copy.ipynb saves its results as '00_ok': write save_results\(.02_copy"):
         run_series()
     assert not (series / "out" / "local").exists()
 

@@ -1,6 +1,7 @@
 """What the store holds: listed, chosen, verified, and pruned of what is of no use, and of nothing else."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -13,7 +14,8 @@ from labutils import BASELINE, CLASSIFIER, load_run, run, stored_runs
 from labutils.cli.commands import SHOWN
 from labutils.cli.main import main
 from labutils.store.folder import keep_encoder, run_folders
-from labutils.store.listing import ABANDONED, select, survey, tidy
+from labutils.store.key import code_hash
+from labutils.store.listing import ABANDONED, is_proved, select, survey, tidy
 
 TINY = replace(BASELINE, dataset="mnist5k", filters=(4, 4), depth=2, latent_dim=3, epochs=1, n_train=200, device="cpu")
 
@@ -155,7 +157,15 @@ def test_runs_that_may_yet_be_proved_are_not_pruned(store, monkeypatch, capsys):
     assert main(["runs", "--prune", "--yes"]) == 2
     assert "labutils has been edited since `make same`" in capsys.readouterr().err
     assert sorted(store.rglob("*")) == before
-    assert main(["runs", "state=damaged", "--prune"]) == 0
+    assert main(["runs", "state=set aside", "--prune", "--yes"]) == 0
+    assert len(sorted(store.rglob("*"))) < len(before)
+
+
+@pytest.mark.parametrize(("proved", "code"), [(True, code_hash()), (False, "0" * 64)])
+def test_whether_todays_code_is_proved_stands_in_the_recipes(tmp_path, monkeypatch, proved, code):
+    monkeypatch.setattr("labutils.store.listing.RECIPES", tmp_path / "recipes.json")
+    (tmp_path / "recipes.json").write_text(json.dumps({"code": code, "equal": {}}))
+    assert is_proved() is proved
 
 
 def test_a_filter_narrows_what_is_pruned(store, capsys):

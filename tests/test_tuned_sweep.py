@@ -88,7 +88,11 @@ def test_ablate_tunes_each_value(made):
         ablate("weight_decay", 0.1, tune=RATES)
 
 
-@pytest.mark.parametrize("wrong", [({}, RATES, {1: 2}), (["relu"], RATES, {1: 2}), ({"a": BASELINE}, (), {1: 2})])
+NOTHING = [({}, RATES, {1: 2}), (["relu"], RATES, {1: 2}), ({"a": BASELINE}, (), {1: 2}),
+           ({"a": BASELINE}, 0.01, {1: 2}), ({"a": BASELINE}, RATES, {}), ({"a": BASELINE}, RATES, 6)]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", NOTHING)
 def test_a_sweep_of_nothing_is_refused_before_any_run(made, wrong):
     with pytest.raises(ValueError, match="a tuned sweep needs arms"):
         tuned_sweep(*wrong)

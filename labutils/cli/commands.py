@@ -123,9 +123,9 @@ def runs_command(options: argparse.Namespace) -> int:
         print(f"nothing has {' '.join(options.wanted)}")
     if options.prune:
         table = table[table["state"].isin(USELESS)]
-        if (table["state"] == "other code").any() and not is_proved():
-            raise ValueError("labutils has been edited since `make same`, which may find that runs of other code are "
-                             "today's: do that first; nothing was deleted")  # fmt: skip
+        if options.yes and (table["state"] == "other code").any() and not is_proved():
+            raise ValueError("nothing was deleted: labutils has been edited since `make same`, which may prove that "
+                             "runs of other code are today's; do that first, or prune another state=…")  # fmt: skip
     if len(table):
         formats = {"bytes": "{:,}".format, "days": "{:.1f}".format}
         differing = [f.name for f in fields(Config) if table[f.name].dropna().map(str).nunique() > 1]

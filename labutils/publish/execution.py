@@ -29,8 +29,8 @@ from labutils.store.files import sha256
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KNOB = re.compile(r'^DATASET = "mnist"(?=\s*(#|$))', re.MULTILINE)  # in an executed copy: the loaded one
-SAVED = re.compile(r'\bsave_results\(\s*"([^"]+)"')  # the name of a notebook's results
+KNOB = re.compile(r'^DATASET = "mnist"(?=[ \t]*(#|$))', re.MULTILINE)  # in an executed copy: the loaded one
+SAVED = re.compile(r"""^[^#\n]*\bsave_results\(\s*["']([^"']+)""", re.MULTILINE)  # the name of a notebook's results
 UNSUITABLE = "UnsuitableImages"  # the error of `report.prepare`; that module loads torch
 BAR = "{desc} cell {n_fmt}/{total_fmt} {elapsed}"
 NOTEBOOK_PAGE = Path(__file__).with_name("notebook.html")  # a template for nbconvert
@@ -59,17 +59,17 @@ def run_series(names: Sequence[str] = ()) -> int:
     from labutils.data import load_dataset  # only here: pages are written without torch
 
     paths = [_find(name) for name in names] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-    for path in paths:  # a copy that keeps its original's name would replace the original's results
+    for path in paths:  # a copy that still saves under its original's name would replace the original's results
         if wrong := [saved for saved in SAVED.findall("\n".join(code(path))) if saved != path.stem]:
-            raise ValueError(f"{path.name} saves its results as {wrong[0]!r}: write save_results({path.stem!r}, …)")
+            raise ValueError(f'{path.name} saves its results as {wrong[0]!r}: write save_results("{path.stem}", …)')
     wanted = os.environ.get("LABUTILS_DATASET") or "mnist"
     dataset = load_dataset(wanted).name
     folder = local_dir(dataset)
     if wanted != "mnist":
         paths = [path for path in paths if any(KNOB.search(source) for source in code(path))]
         if not paths:
-            raise ValueError(f"LABUTILS_DATASET={wanted} cannot choose the images of {', '.join(names)}: a notebook "
-                             'about one data set has the line DATASET = "mnist"')  # fmt: skip
+            raise ValueError(f"LABUTILS_DATASET={wanted} cannot choose the images of {', '.join(names) or 'any'}: "
+                             'a notebook about one data set has the line DATASET = "mnist"')  # fmt: skip
     print(f"{dataset} at {scale().name} scale; results go to {folder}")
     rows: list[dict[str, Any]] = []
     for i, path in enumerate(paths):

@@ -16,7 +16,7 @@ from labutils.publish.summary import read_summary, write_summary
 from labutils.publish.words import findings, plain
 from labutils.store.files import sha256
 
-ALL = {"mnist": 54_000, "fashion_mnist": 54_000, "digits": 1439}  # training images
+TRAINING_IMAGES = {"mnist": 54_000, "fashion_mnist": 54_000, "digits": 1439}
 RULE = "|---|---|---|--:|\n"  # below the head of the README's table
 PLACE = re.compile(r"(?<=<!-- findings -->\n).*?(?=<!-- /findings -->)", re.DOTALL)  # of the findings in the README
 SCREENSHOTS = "screenshot_*.png"  # of a browser: no notebook makes them
@@ -76,7 +76,7 @@ def _publish_notebook(executed: Path, source: Path, root: Path) -> None:
     """Replace a published table with its figures, and the outputs of the notebook that was executed for them."""
     target = root / "outputs" / source.name
     summary, before = read_summary(source), read_summary(target)
-    if _runs(source) == _runs(target):
+    if len({frozenset(row["run"] for row in stored_rows(folder)) for folder in (source, target)}) == 1:
         summary["minutes"] = max(summary.get("minutes", 0), before.get("minutes", 0))
     for old in set(target.glob("*")) - set(target.glob(SCREENSHOTS)):
         old.unlink()
@@ -88,12 +88,6 @@ def _publish_notebook(executed: Path, source: Path, root: Path) -> None:
     text = json.dumps(notebook, indent=1, ensure_ascii=False)
     (root / "notebooks" / executed.name).write_text(f"{text}\n", encoding="utf-8")
     write_summary(target, summary | {"files": published_sums(target, executed)})
-
-
-def _runs(folder: Path) -> set[str]:
-    """Return the names of the runs in a folder's results.csv."""
-    table = folder / "results.csv"
-    return set(pd.read_csv(table, dtype=str, keep_default_na=False).get("run", ())) if table.exists() else set()
 
 
 def foreign_runs(folder: Path) -> list[str]:
@@ -109,10 +103,10 @@ def foreign_runs(folder: Path) -> list[str]:
     data["digits"] = load_dataset("digits").checksum
     foreign = []
     try:
-        for row in published_runs(folder):
+        for row in stored_rows(folder):
             if row["model"] in BUILT_IN:
                 config = config_of(row)
-                if config.n_train == ALL.get(config.dataset):  # of these a run's config says None
+                if config.n_train == TRAINING_IMAGES.get(config.dataset):  # of these a run's config says None
                     config = replace(config, n_train=None)
                 if run_key(config, data.get(config.dataset, "")) != row["run"]:
                     foreign.append(row["run"])
@@ -121,9 +115,10 @@ def foreign_runs(folder: Path) -> list[str]:
     return foreign
 
 
-def published_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a folder's results.csv that are runs of the store."""
-    rows = [dict(row) for _, row in pd.read_csv(folder / "results.csv").iterrows()]
+def stored_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a folder's results.csv that are runs of the store; none where there is no table."""
+    table = folder / "results.csv"
+    rows = [dict(row) for _, row in pd.read_csv(table).iterrows()] if table.exists() else []
     return [row for row in rows if re.fullmatch("[0-9a-f]{16}", str(row.get("run")))]
 
 
