@@ -73,7 +73,7 @@ def test_the_stored_model_gives_the_metrics_that_are_stored_with_it(stored, digi
     expected = {f"{part}_mse": measures["mse"] for part, measures in measured.items()}
     expected |= {"test_bce": measured["test"]["bce"], "code_bytes": 4 * 3, "n_train": 200}
     expected |= {name: measured["test"][name] for name in ("psnr", "ssim")}
-    assert {name: stored.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert {name: stored.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-6)
     assert stored.metrics["seconds"] * stored.metrics["images_per_second"] == pytest.approx(200)
 
 

@@ -76,7 +76,8 @@ def _publish_notebook(executed: Path, source: Path, root: Path) -> None:
     """Replace a published table with its figures, and the outputs of the notebook that was executed for them."""
     target = root / "outputs" / source.name
     summary, before = read_summary(source), read_summary(target)
-    if len({frozenset(row["run"] for row in stored_rows(folder)) for folder in (source, target)}) == 1:
+    runs, runs_before = ({row["run"] for row in stored_rows(folder)} for folder in (source, target))
+    if runs == runs_before:
         summary["minutes"] = max(summary.get("minutes", 0), before.get("minutes", 0))
     for old in set(target.glob("*")) - set(target.glob(SCREENSHOTS)):
         old.unlink()
