@@ -42,7 +42,7 @@ lab: $(READY)            ## open the notebooks, as copies of your own: saving on
 
 publish: $(READY)        ## replace the committed results by those of a full run on the full MNIST
 	rm -rf outputs/local/mnist-full
-	LABUTILS_SCALE=full LABUTILS_OUTPUTS= LABUTILS_DATASET= $(BIN)/python -m labutils run
+	LABUTILS_SCALE=full LABUTILS_OUTPUTS= LABUTILS_DATASET= LABUTILS_SEEDS= $(BIN)/python -m labutils run
 	$(BIN)/python -m labutils publish
 
 site: $(READY)           ## write build/site from what is published: pages for a browser, without network

@@ -1,4 +1,4 @@
-"""labutils: what the notebooks stand on. An arrow of imports may only go down this list.
+"""labutils: what the notebooks stand on. Which module may import which is a list in pyproject.toml.
 
 The core, to be read in an afternoon
   sweeps      tables of runs: sweep, ablate, tuned_sweep   stats       summarize, compare, verdicts, pareto
@@ -18,10 +18,10 @@ Looked up, not read
   callbacks   progress bar, TensorBoard, each epoch       workers     processes here, or any executor
   graphs      a training step recorded on CUDA
 
-store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing: `labutils runs`
+store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing
 explore/      explorer: LatentExplorer, the sliders; panels; latent_map; space; controls; page: exported HTML; gallery
 publish/      execution: notebooks headless; report: tables and results; publication: what is committed; words
-cli/          python -m labutils: main parses, commands, inference and doctor do
+cli/          python -m labutils: main parses; commands, inference, series and doctor do
 """
 
 from importlib import import_module

@@ -22,6 +22,7 @@ from labutils.pictures import class_names as class_names  # notebooks take it fr
 from labutils.stats import log_error
 
 BLUE, ORANGE, GREY, PALE = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555", "#cccccc"
+BUDGETS = (BLUE, ORANGE, GREY, *DIGIT_COLOURS[1:3], *DIGIT_COLOURS[4:])  # colours of numbers of epochs
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=DIGIT_COLOURS)}
 GREYS: Any = {"cmap": "gray_r", "vmin": 0, "vmax": 1}  # the range is fixed: an image of one grey shows as that grey
 
@@ -197,7 +198,7 @@ def plot_verdicts(table: pd.DataFrame) -> Figure:
     arms, budgets = list(dict.fromkeys(others.index.get_level_values("arm"))), list(others.index.unique("epochs"))
     fig, ax = _chart(8, 1.1 + 0.26 * len(arms) * len(budgets))
     for i, epochs in enumerate(budgets):
-        rows, colour = others.loc[epochs], (BLUE, ORANGE, GREY)[i]
+        rows, colour = others.loc[epochs], BUDGETS[i % len(BUDGETS)]
         at = np.array([arms.index(arm) for arm in rows.index]) + 0.3 * (i - (len(budgets) - 1) / 2)
         bars = _bars(rows, "ratio", "ratio_")
         ax.errorbar(rows["ratio"], at, xerr=bars, fmt="o", ms=5, capsize=3, color=colour, label=_epochs(epochs))

@@ -12,8 +12,14 @@ from threadpoolctl import threadpool_limits
 from labutils import data, download
 from labutils.paths import environment_path
 
+
+def _holds_both(folder: Path) -> bool:
+    return all((folder / name / "raw").is_dir() for name in download.FOLDERS.values())
+
+
 # Before the fixture below takes it out of the environment: a reader's own copy of the real sets.
-REAL_DATA = environment_path(os.environ.get("LABUTILS_DATA") or "../shared/data")
+PLACES = [environment_path(name) for name in (os.environ.get("LABUTILS_DATA"), "data", "../shared/data") if name]
+REAL_DATA = next(filter(_holds_both, PLACES), PLACES[0])
 
 # The same examples in every run: a red test on one machine is red on all. A deadline would time busy cores.
 settings.register_profile("labutils", derandomize=True, deadline=None, database=None, max_examples=60)
@@ -54,7 +60,7 @@ def digits() -> data.Dataset:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder with the full MNIST and FashionMNIST; without one the test is skipped."""
-    if not all((REAL_DATA / name / "raw").is_dir() for name in download.FOLDERS.values()):
+    if not _holds_both(REAL_DATA):
         pytest.skip(f"needs the full MNIST and FashionMNIST: {REAL_DATA} does not hold them (set LABUTILS_DATA)")
     return REAL_DATA
 

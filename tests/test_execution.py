@@ -168,6 +168,10 @@ def test_a_notebook_without_the_knob_is_refused_on_other_images(series, monkeypa
     monkeypatch.setenv("LABUTILS_DATASET", "fashion_mnist")
     with pytest.raises(ValueError, match=r"cannot choose the images of 00_ok: .* has the line DATASET"):
         run_series(["00_ok"])
+    cells = [nbformat.v4.new_code_cell('DATASET = "mnist"')]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), series / "02_any.ipynb")
+    with pytest.raises(ValueError, match="00_ok"):  # asked for by name: not left out without a word
+        run_series(["02_any", "00_ok"])
 
 
 def test_an_unknown_notebook_is_refused_before_anything_runs(series):

@@ -38,4 +38,7 @@ def test_what_the_page_cannot_decode_is_refused(digits, tmp_path):
         export_html(model, tmp_path / "page.html", digits)
     with pytest.raises(ValueError, match="Own"):
         export_html(Own(trained_like(TINY)), tmp_path / "page.html", digits)
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    with pytest.raises(ValueError, match="cannot classify with a Sequential"):
+        export_html(trained_like(TINY), tmp_path / "page.html", digits, classifier=plain)
     assert not list(tmp_path.iterdir())

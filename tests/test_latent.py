@@ -27,6 +27,7 @@ from labutils.codes import (
     sample_normal,
     traverse,
 )
+from labutils.data import subset
 from labutils.explore.gallery import epoch_gallery
 from labutils.models import build_model
 from labutils.stats import verdicts
@@ -127,6 +128,14 @@ def test_samplers_take_few_codes_and_few_samples():
     z, y = torch.randn(15, 2), torch.arange(15) % 5
     for method in SAMPLERS:
         assert sample_codes(method, 3, z, y).shape == (3, 2)
+
+
+def test_a_gallery_knows_its_images_by_themselves_and_takes_few(digits, tmp_path):
+    """No set of that name can be loaded, and there is no 2 and no 5 to go between."""
+    few = replace(digits, name="a drawer", val=subset(digits.val, 3), classes=("a", "b", *digits.classes[2:]))
+    draw = epoch_gallery(tmp_path, Config(filters=(4, 4), depth=2, latent_dim=3), few, maps=[])
+    draw(build_model(Config(filters=(4, 4), depth=2, latent_dim=3)), 1)
+    assert (tmp_path / "a drawer" / "cae" / "interpolation" / "epoch_001.png").exists()
 
 
 @pytest.mark.parametrize("wrong", [{"model": "classifier"}, {"latent_dim": 1}])

@@ -86,4 +86,4 @@ def test_what_the_front_page_says_of_its_own_is_there_and_holds_no_number():
     assert all((ROOT / "outputs" / stem / f"{figure}.png").exists() for stem, figure, *_ in PICTURES)
     assert set(MODELS) <= set(pretrained_index())
     assert not [text for text in PLAIN.values() if re.search(r"\d", text)]
-    assert {row["question"] for row in results(ROOT / "outputs").values()} & set(PLAIN)
+    assert {row["question"] for row in results(ROOT / "outputs").values()} >= set(PLAIN), "an answer nobody asks for"

@@ -178,18 +178,6 @@ def test_two_models_walk_the_same_way(space, digits):
     panel.close()
 
 
-def test_statistics_of_known_codes(space):
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(20_000, 3, generator=generator)
-    z[:, 2] = 0.01 * z[:, 2]  # asleep
-    z[:, 1] = 0.6 * z[:, 0] + 0.8 * z[:, 1]
-    known = replace(space, z=z).statistics()
-    assert known["units"] == 3
-    assert known["active_units"] == 2
-    assert known["correlation"] == pytest.approx(0.6, abs=0.02)
-    assert known["kurtosis"] == pytest.approx(0, abs=0.1)
-
-
 def test_closed_panels_leave_nothing(space):
     before = len(ipywidgets_widget._instances)
     for make in (traversals, interpolation, arithmetic, lambda s: random_digits(s, method="uniform")):

@@ -196,7 +196,7 @@ def test_prose_may_be_mended(lab):
 
 def test_every_notebook_is_published_and_all_of_it_belongs_together(counted):
     notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    assert sorted(results(ROOT / "outputs")) == notebooks, "run a new one at full scale, then `labutils publish`"
+    assert sorted(results(ROOT / "outputs")) == notebooks, "execute a new one, then `python -m labutils publish`"
     assert problems(ROOT) == []
     counted(f"{len(notebooks)} of {len(notebooks)} published notebooks: figures, table, outputs and README agree")
 

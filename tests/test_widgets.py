@@ -14,6 +14,7 @@ from ipywidgets.widgets import widget as ipywidgets_widget
 from PIL import Image
 
 from labutils import BASELINE, Config, LatentExplorer
+from labutils.data import Split, to_float
 from labutils.explore.controls import Later, Status
 from labutils.explore.page import export_html
 from labutils.explore.space import RANDOM, latent_space
@@ -267,16 +268,44 @@ def test_a_classifier_of_other_images_is_refused(space, tmp_path, other, words):
             use(space, classifier=judge)
 
 
-def test_names_are_text_and_no_markup(space, monkeypatch, tmp_path):
+def test_names_are_text_and_no_markup(space, classifier, monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
-    explorer = LatentExplorer(replace(space, name="<b>'me'"))
+    named = replace(space.data, classes=("<b>'me'", *space.data.classes[1:]))
+    explorer = LatentExplorer(replace(space, name="<b>'me'", data=named), classifier=classifier)
+    explorer.from_digit(0)
     explorer.describe()
-    assert "<b>'me" not in explorer.links.value
+    for text in (explorer.links, explorer.opinion, explorer.facts, explorer.real_caption):
+        assert "<b>'me" not in text.value
+    assert "&lt;b&gt;" in explorer.real_caption.value
     assert not any("<b>'me" in str(getattr(part, "value", "")) for part in explorer.box.children)
     explorer.close()
 
 
-def test_favourites_stay(space, tmp_path, monkeypatch, explorer):
+def test_a_class_without_a_test_image_is_named(space):
+    test = space.data.test
+    kept = test.labels != 3
+    few = replace(space.data, test=Split(test.images[kept], test.labels[kept]))
+    explorer = LatentExplorer(replace(space, data=few))
+    with pytest.raises(ValueError, match="no test image of mnist5k is a 3"):
+        explorer.from_digit(3)
+    explorer.close()
+
+
+def test_reset_after_a_drawing_brings_it_back(explorer, digits):
+    drawing = to_float(digits.test.images[7])
+    explorer.from_drawing(drawing)
+    z, shown = explorer.z.clone(), explorer.real.value
+    message(explorer.sliders[0], value=float(explorer.sliders[0].max))
+    explorer.reset()
+    torch.testing.assert_close(explorer.z, z)
+    assert (explorer.real.value, explorer.real_caption.value) == (shown, "your drawing")
+    assert explorer.pair.layout.visibility == "visible"
+    explorer.zeros()
+    explorer.reset()
+    assert explorer.pair.layout.visibility == "hidden"
+
+
+def test_favourites_stay(space, tmp_path, monkeypatch):
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path))
     named = LatentExplorer(replace(space, name="vae5"))
     named.from_image(3)

@@ -1,4 +1,4 @@
-"""`labutils doctor`: versions, data, device, folders; each line OK, or the remedy."""
+"""`python -m labutils doctor`: versions, data, device, folders; each line OK, or the remedy."""
 
 import argparse
 import os

@@ -47,7 +47,7 @@ def generate_command(options: argparse.Namespace) -> None:
     """Write generated_digits.png: digits decoded from random codes."""
     run = load_run(options.model)
     x = run.sample(options.n, options.method, y=options.label, seed=options.seed)
-    rows = {options.method if i == 0 else " " * i: row for i, row in enumerate(x.split(15))}
+    rows = {"\u200b" * i or options.method: row for i, row in enumerate(x.split(15))}  # names that differ, no width
     _write(options.output, "generated_digits", rows)
 
 
@@ -56,7 +56,7 @@ def explore_command(options: argparse.Namespace) -> None:
     from labutils.explore.page import export_html
 
     run = load_run(options.model)
-    classifier = "classifier" if run.config.dataset.startswith("mnist") else None  # the published one knows digits
+    classifier = "classifier" if run.config.dataset in ("mnist", "mnist5k") else None  # the published one knows digits
     path = export_html(run, options.output / f"latent_explorer_{run.name}.html", classifier=classifier).resolve()
     print(f"Open {path.as_uri()}")
     if options.open:

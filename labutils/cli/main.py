@@ -196,6 +196,6 @@ def _add_inference(reconstruct: Parser, interpolate: Parser, generate: Parser, e
     add = generate.add_argument
     add("--method", default="prior", help="prior, gaussian, gaussian per class or mixture (%(default)s)")
     add("--n", type=int, default=60, metavar="N", help="how many (%(default)s)")
-    add("--label", type=int, choices=range(10), metavar="N", help="told to a conditional VAE (each class in turn)")
-    add("--seed", type=int, default=0, metavar="N", help="for others (%(default)s)")
+    add("--label", type=int, metavar="N", help="told to a conditional VAE (each class in turn)")
+    add("--seed", type=int, default=0, metavar="N", help="another one draws other pictures (%(default)s)")
     explore.add_argument("--open", action=argparse.BooleanOptionalAction, default=True, help="open it in the browser")

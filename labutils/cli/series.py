@@ -1,4 +1,4 @@
-"""run, publish, report, site. All but the last import no torch: notebooks run in processes of their own."""
+"""run, publish, report, site."""
 
 import argparse
 

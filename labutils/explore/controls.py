@@ -84,14 +84,15 @@ def links(text: str, picture: bytes, file: str) -> str:
 
 def bars(shares: list[float], names: tuple[str, ...]) -> str:
     """Return a bar for each class, and the likeliest, as HTML."""
+    texts = [html.escape(name) for name in names]
     columns = "".join(
-        f"<div style='width: 15px; text-align: center' title='{name}: {share:.1%}'>"
+        f"<div style='width: 15px; text-align: center' title='{text}: {share:.1%}'>"
         f"<div style='margin: {44 - 44 * share:.0f}px 2px 0; height: {44 * share:.0f}px; background: #0072B2'></div>"
-        f"{name[:2]}</div>"
-        for name, share in zip(names, shares, strict=True)
+        f"{html.escape(name[:2])}</div>"
+        for name, text, share in zip(names, texts, shares, strict=True)
     )
     best = max(range(len(shares)), key=shares.__getitem__)
-    return f"<div style='display: flex'>{columns}</div>a classifier sees: <b>{names[best]}</b> ({shares[best]:.0%})"
+    return f"<div style='display: flex'>{columns}</div>a classifier sees: <b>{texts[best]}</b> ({shares[best]:.0%})"
 
 
 class Status:

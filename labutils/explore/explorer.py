@@ -1,5 +1,6 @@
 """LatentExplorer: a slider for every unit of a code, and the decoded picture."""
 
+import html
 import re
 from functools import partial
 from pathlib import Path
@@ -76,11 +77,13 @@ class LatentExplorer(Column):
         """
         z = torch.as_tensor(z, dtype=torch.float32).flatten().clone()
         if len(z) != self.space.latent_dim or not z.isfinite().all():
-            raise ValueError(f"a code of {self.space.name} has {self.space.latent_dim} finite numbers, not {len(z)}")
+            found = len(z) if z.isfinite().all() else "a nan or an inf"
+            raise ValueError(f"a code of {self.space.name} has {self.space.latent_dim} finite numbers, not {found}")
         y = NO_CLASS if y is None else y
         if y not in range(NO_CLASS, len(self.space.names)):
             raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.space.names) - 1}")
         self._start = (z.clone(), origin, y, index)
+        self._drawing: torch.Tensor | None = None
         self.z, self.y = z, y  # first: a slider that is set to them has not moved
         for unit, slider in self.sliders.items():
             slider.value = float(z[unit])
@@ -106,8 +109,8 @@ class LatentExplorer(Column):
         reconstruction. A conditional model is told the label that is chosen."""
         x = self.space.images(drawing)[:1]
         self.load(self.space.encode(x, self.y)[0], "your drawing", self.y)
-        self.pair.layout.visibility = "visible"
-        self.real.value, self.rebuilt.value, self.real_caption.value = png(x), self.picture.value, "your drawing"
+        self._drawing = x
+        self._show_pair(x, "your drawing")
 
     def from_digit(self, label: int) -> None:
         """Load the next test image of a class, or of any for NO_CLASS."""
@@ -115,6 +118,8 @@ class LatentExplorer(Column):
         images = torch.arange(len(labels)).roll(-self.index - 1)  # the next one first
         if label != NO_CLASS:
             images = images[labels[images] == label]
+        if not len(images):
+            raise ValueError(f"no test image of {self.space.data.name} is a {self.space.names[label]}")
         self.from_image(int(images[0]))
 
     def from_random(self, method: str = "gaussian", seed: int | None = None) -> None:
@@ -138,7 +143,11 @@ class LatentExplorer(Column):
 
     def reset(self) -> None:
         """Load again what was loaded last."""
+        drawing = self._drawing
         self.load(*self._start)
+        if drawing is not None:
+            self._drawing = drawing
+            self._show_pair(drawing, "your drawing")
 
     def keep(self, name: str = "") -> str:
         """Store the code as a favourite, also for later sessions, and return its name."""
@@ -170,7 +179,7 @@ class LatentExplorer(Column):
         self.nearest.value = png(self.space.train.images[neighbours])
         self.code.value = ui.code_text(self.z)
         self.links.value = ui.links(self.code.value, png(x), f"{self.space.name}.png")
-        labels = " ".join(self.space.names[int(self.space.train.labels[i])] for i in neighbours)
+        labels = html.escape(" ".join(self.space.names[int(self.space.train.labels[i])] for i in neighbours))
         picture, code = self.space.error_rank(float(errors[0])), self.space.code_rank(self.z)
         self.facts.value = (
             f"nearest real images: {labels}<br>picture: farther from its nearest than <b>{picture:.0%}</b> of test "
@@ -182,12 +191,17 @@ class LatentExplorer(Column):
             self.opinion.value = ui.bars(shares, self.space.names)
 
     def _show_real(self, index: int | None) -> None:
-        """Show a test image and its reconstruction, which is the picture; None hides both."""
-        self.pair.layout.visibility = "hidden" if index is None else "visible"
+        """Show a test image and its reconstruction; None hides both."""
+        self.pair.layout.visibility = "hidden"
         if index is not None:
             test = self.space.data.test
-            self.real.value, self.rebuilt.value = png(test.images[[index]]), self.picture.value
-            self.real_caption.value = f"a real {self.space.names[int(test.labels[index])]}"
+            self._show_pair(test.images[[index]], f"a real {self.space.names[int(test.labels[index])]}")
+
+    def _show_pair(self, image: torch.Tensor, text: str) -> None:
+        """Show an image (1,1,28,28) with a caption, and its reconstruction, which is the picture."""
+        self.pair.layout.visibility = "visible"
+        self.real.value, self.rebuilt.value = png(image), self.picture.value
+        self.real_caption.value = html.escape(text)
 
     def export_html(self, path: str | Path, **options: Any) -> Path:
         """Write a page that needs neither Python nor a network, see `page.export_html`."""
@@ -222,7 +236,7 @@ class LatentExplorer(Column):
     def _starts(self) -> widgets.HBox:
         self.digit = ui.class_choice(self.space.names, "any", tooltip="which class")
         self.method = ui.choice(RANDOM, value="gaussian", tooltip="where codes come from")
-        self.favourite = ui.choice([FAVOURITES, *self.favourites])
+        self.favourite = ui.choice([FAVOURITES, *self.favourites], tooltip="codes that were kept")
         self.status.watch(self.favourite, self._chosen)
         button = self.status.button
         return ui.row(

@@ -8,7 +8,6 @@ from torch import nn
 from labutils import codes
 from labutils.config import Config
 from labutils.data import Dataset, subset
-from labutils.pictures import class_names
 from labutils.plots import plot_grids, plot_images, plot_projections
 from labutils.store.weights import weights_file
 
@@ -19,17 +18,18 @@ def epoch_gallery(
     """Return a function for `run`'s `each_epoch` that writes a file an epoch into folders.
 
     In folder/<dataset>/<model>/ these are samples (64 fixed random codes with the mean and covariance of the model's
-    codes), noise (the same codes, standard normal), reconstructions, interpolation (from a 2 to a 5), codes_<method>
-    for each of `maps` (up to 1,000 validation images; UMAP takes some seconds) and checkpoints. Files of an earlier
-    call are overwritten. A classifier, or a code of one unit, is a ValueError.
+    codes), noise (the same codes, standard normal), reconstructions, interpolation (from a 2 to a 5, or any
+    two), codes_<method> for each of `maps` (up to 1,000 validation images; UMAP takes some seconds) and checkpoints.
+    Files of an earlier call are overwritten. A classifier, or a code of one unit, is a ValueError.
     """
     if config.model == "classifier" or config.latent_dim < 2:
         raise ValueError(f"a gallery decodes two units or more: model={config.model!r}, latent_dim={config.latent_dim}")
     root = Path(folder) / Path(data.name).name / config.model
     noise = codes.sample_normal(64, config.latent_dim)
     mapped, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
-    names = class_names(data.name)
-    ends = [next(iter((mapped.labels == label).nonzero().flatten().tolist()), label) for label in (2, 5)]  # or any two
+    names = data.classes or ("picture",)
+    found = [(mapped.labels == label).nonzero().flatten().tolist() for label in (2, 5)]
+    ends = [found[0][0], found[1][0]] if all(found) else [0, len(mapped) - 1]
     way = " → ".join(names[int(mapped.labels[end])] for end in ends)
 
     def path(name: str, epoch: int, ending: str) -> Path:

@@ -16,7 +16,7 @@ function nearest(xy, x, y) {
  *  {xy (N·2), labels (N), codes (N·latent_dim), decode(z, label) or null, matrix or null, inverse(x, y),
  *  imageAt(x, y), labelAt(x, y), locate(z)}. */
 export function latentPlane(data) {
-  const xy = floats(data.xy), labels = bytes(data.labels), codes = floats(data.z), d = codes.length / labels.length;
+  const xy = floats(data.xy), labels = shorts(data.labels), codes = floats(data.z), d = codes.length / labels.length;
   const matrix = data.matrix && floats(data.matrix);
   /** Return the code of a point: exact for a linear projection, else that of the nearest point. */
   const inverse = (x, y) => {
@@ -57,7 +57,7 @@ export function latentMap(root, plane, on) {
   const projected = how[plane.method] + (plane.matrix ? "" : ": a place shows the code of the nearest image.");
   const mixed = plane.decoder?.labels ? " The colours mix: the decoder is told the class, and the code holds the rest." : "";
   const dot = "display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px";
-  const legend = names.map((name, i) => `<div><span style="${dot}; background: ${colours[i]}"></span>${name}</div>`);
+  const legend = colours.map((colour) => `<div><span style="${dot}; background: ${colour}"></span></div>`);
   root.style.cssText = "display: flex; gap: 12px; flex-wrap: wrap; font: 12px system-ui, sans-serif";
   root.innerHTML = `
     <canvas width="${width * ratio}" height="${height * ratio}" tabindex="0" role="application" data-lm-suppress-shortcuts="true"
@@ -67,11 +67,12 @@ export function latentMap(root, plane, on) {
       <img class="latent-map-picture" alt="decoded picture of the point under the mouse" style="image-rendering: pixelated;
         width: ${SIDE - 2}px; height: ${SIDE - 2}px; background: #fff; border: 1px solid #bbb">
       <div style="line-height: 1.4; margin: 4px 0 8px">
-        <div class="latent-map-text" style="min-height: 2.8em">decoded at the map's middle</div><div class="latent-map-mark" style="min-height: 1.4em"></div>
+        <div class="latent-map-text" role="status" style="min-height: 2.8em">decoded at the map's middle</div><div class="latent-map-mark" style="min-height: 1.4em"></div>
         ${projected}${mixed} Walk by mouse or finger, or by arrow keys and Enter.</div>
-      <div style="line-height: 1.6; columns: 2">${legend.join("")}</div>
+      <div class="latent-map-legend" style="line-height: 1.6; columns: 2">${legend.join("")}</div>
     </div>`;
   const [canvas, picture, text, note] = ["canvas", "img", ".latent-map-text", ".latent-map-mark"].map((part) => root.querySelector(part));
+  root.querySelectorAll(".latent-map-legend > div").forEach((line, i) => line.append(names[i])); // as text: a reader's words
   const show = (url) => { picture.src = url; };
   const say = (words) => { text.textContent = words; };
 

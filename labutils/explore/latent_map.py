@@ -67,7 +67,7 @@ def project_test_images(space: Space, method: str | None, n: int) -> tuple[torch
     points = {
         "names": list(space.names), "extent": projection.extent, "method": projection.method,
         "colours": [DIGIT_COLOURS[i % len(DIGIT_COLOURS)] for i in range(len(space.names))],
-        "xy": packed(projection.xy), "z": packed(projection.z), "labels": packed(space.data.test.labels[index], "u1"),
+        "xy": packed(projection.xy), "z": packed(projection.z), "labels": packed(space.data.test.labels[index], "<u2"),
         "matrix": None if projection.matrix is None else packed(projection.matrix),
     }  # fmt: skip
     return index, projection, points
@@ -121,12 +121,6 @@ class LatentMap(anywidget.AnyWidget):
     def picture_at(self, x: float, y: float) -> bytes:
         """Return the decoded point as a PNG file."""
         return png(self._decoded(torch.tensor([[x, y]], dtype=torch.float32)))
-
-    def plane(self, n: int) -> torch.Tensor:
-        """Return (n²,1,28,28) images decoded on a grid over the extent, from the top left, row by row."""
-        x0, x1, y0, y1 = self.projection.extent
-        y, x = torch.meshgrid(torch.linspace(y1, y0, n), torch.linspace(x0, x1, n), indexing="ij")
-        return self._decoded(torch.stack([x.flatten(), y.flatten()], dim=1))
 
     def click(self, point: int) -> None:
         """Load the image of a point of the map, by its index, into the explorer."""

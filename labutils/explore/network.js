@@ -58,8 +58,9 @@ function run(layers, x) {
 }
 
 // arrays from base64
-export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 export const floats = (text) => new Float32Array(bytes(text).buffer);
+export const shorts = (text) => new Uint16Array(bytes(text).buffer);
 
 const unpacked = (layers) => layers.map((layer) => ({
   ...layer,

@@ -1,7 +1,6 @@
 """A model's layers as JSON for network.js."""
 
 import base64
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labutils.models import VAE, Autoencoder, Residual, ToMaps, ToVector
+from labutils.models import VAE, Autoencoder, Classifier, Residual, ToMaps, ToVector
 
 HERE = Path(__file__).parent
 # page, map and pad share one JavaScript module: top-level names must differ
@@ -19,7 +18,7 @@ SIMPLE = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.ELU: "elu", nn.T
 
 
 def packed(values: torch.Tensor | np.ndarray, dtype: str = "<f4") -> str:
-    """Return numbers of any shape as base64: little-endian float32 for `floats` in network.js, or "u1" for `bytes`."""
+    """Return numbers of any shape as base64: little-endian float32 for `floats` in network.js, "<u2" for `shorts`."""
     array = torch.as_tensor(values).detach().cpu().numpy().astype(dtype)
     return base64.b64encode(array.tobytes()).decode()
 
@@ -28,17 +27,17 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
     not the lab's, or a layer that network.js does not know, is a ValueError."""
     if not isinstance(model, (Autoencoder, VAE)):
-        remedy = "a network of models.Autoencoder(config, encoder, decoder) can be exported, LatentExplorer takes any"
+        remedy = "models.Autoencoder(config, …) of two nn.Sequential can be exported, LatentExplorer takes any"
         raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does; {remedy}")
     labels = model.classes if getattr(model, "conditional", False) else 0
-    layers = [*_layers(model.decoder, channels_of(model)), {"kind": "sigmoid"}]  # type: ignore[arg-type]
+    layers = [*_layers(model.decoder, channels_of(model)), {"kind": "sigmoid"}]
     return {"layers": layers, "latent_dim": model.latent_dim, "labels": labels}
 
 
 def encoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return the layers from an image to a code, latent_dim, and of a conditional_vae label_shift (labels,latent_dim),
     what each label adds to mu. Errors as in `decoder_spec`."""
-    layers = _layers(model.encoder, channels_of(model))  # type: ignore[arg-type]
+    layers = _layers(model.encoder, channels_of(model))
     spec: dict[str, Any] = {"layers": layers, "latent_dim": model.latent_dim}
     if getattr(model, "conditional", False):
         spec["label_shift"] = packed(model.label_shift.weight[: model.latent_dim].T)  # type: ignore[index, union-attr]
@@ -47,12 +46,14 @@ def encoder_spec(model: nn.Module) -> dict[str, Any]:
 
 def classifier_spec(model: nn.Module) -> dict[str, Any]:
     """Return the layers from an image to a classifier's logits. Errors as in `decoder_spec`."""
-    return {"layers": [*_layers(model.encoder), *_layers(model.head)]}  # type: ignore[arg-type]
+    if not isinstance(model, Classifier):
+        raise ValueError(f"a page cannot classify with a {type(model).__name__}: name a run of model='classifier'")
+    return {"layers": [*_layers(model.encoder), *_layers(model.head)]}
 
 
 def channels_of(model: nn.Module) -> int:
-    """Return the channels of the images that an autoencoder or VAE decodes."""
-    for layer in reversed(list(model.decoder)):  # type: ignore[arg-type]
+    """Return the channels of the images that an autoencoder or VAE decodes. Errors as in `decoder_spec`."""
+    for layer in reversed(_sequence(model.decoder)):
         if isinstance(layer, nn.Unflatten):
             return layer.unflattened_size[0]
         if isinstance(layer, nn.ConvTranspose2d):
@@ -60,11 +61,18 @@ def channels_of(model: nn.Module) -> int:
     return 1
 
 
-def _layers(modules: Iterable[nn.Module], channels: int = 1) -> list[dict[str, Any]]:
+def _sequence(module: object) -> list[nn.Module]:
+    if not isinstance(module, nn.Sequential):
+        remedy = "give it to models.Autoencoder as one; LatentExplorer takes any"
+        raise ValueError(f"a page computes the layers of an nn.Sequential, not a {type(module).__name__}: {remedy}")
+    return list(module)
+
+
+def _layers(network: object, channels: int = 1) -> list[dict[str, Any]]:
     """Return the layers for network.js, which keeps channels last, as ToVector and ToMaps have them; nn.Flatten and
     nn.Unflatten, which only stand beside images, have them first."""
     layers: list[dict[str, Any]] = []
-    for module in modules:
+    for module in _sequence(network):
         if isinstance(module, (nn.Flatten, nn.Unflatten)) and channels > 1:
             layers.append({"kind": "transpose", "rows": -1 if isinstance(module, nn.Flatten) else channels,
                            "columns": channels if isinstance(module, nn.Flatten) else -1})  # fmt: skip

@@ -53,7 +53,8 @@ export function framed(ink, width, height) {
 }
 
 /** Draw a pad of `side` pixels into `root`, its buttons below or, on a small one, beside it; `changed` gets the framed image while a stroke grows, once a frame of the screen, and null
- *  for an empty pad. Pictures may be dropped, pasted into the page, or chosen. Returns {clear()}. */
+ *  for an empty pad. Pictures may be dropped, pasted into the page where no text is being edited, or chosen. Returns
+ *  {clear(), load(picture), close()}; `close` stops listening to the page. */
 export function drawingPad(root, changed, side = 224) {
   const look = "font: inherit; padding: 2px 8px; margin: 0 4px 4px 0; border: 1px solid #888; border-radius: 4px; background: #8881; color: inherit";
   root.style.cssText = `display: flex; flex-wrap: wrap; gap: 4px 10px; min-width: ${side < 200 ? side + 140 : side}px; font: 13px system-ui, sans-serif`;
@@ -143,9 +144,11 @@ export function drawingPad(root, changed, side = 224) {
   file.addEventListener("change", () => { first(file.files); file.value = ""; }); // the same file may come again
   root.addEventListener("dragover", (event) => event.preventDefault());
   root.addEventListener("drop", (event) => { event.preventDefault(); first(event.dataTransfer.files); });
-  document.addEventListener("paste", (event) => first(event.clipboardData?.files));
+  const closed = new AbortController();
+  const pasted = (event) => { if (root.checkVisibility() && !event.target.closest?.("input, textarea, [contenteditable=true]")) first(event.clipboardData?.files); };
+  document.addEventListener("paste", pasted, { signal: closed.signal });
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, PAD, PAD);
   pen.lineCap = pen.lineJoin = "round";
-  return { clear: () => { strokes = []; redraw(); }, load };
+  return { clear: () => { strokes = []; redraw(); }, load, close: () => closed.abort() };
 }

@@ -25,10 +25,10 @@ export default {
       else if (tries) setTimeout(quiet, 100, tries - 1);
     };
     quiet(100);
-    drawingPad(el, (pixels) => { if (pixels) send(pixels); }, 150);
+    const pad = drawingPad(el, (pixels) => { if (pixels) send(pixels); }, 150);
     const answered = () => { waiting = false; if (next) send(next); };
     model.on("msg:custom", answered);
-    return () => model.off("msg:custom", answered);
+    return () => { pad.close(); model.off("msg:custom", answered); };
   },
 };
 """

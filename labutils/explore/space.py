@@ -140,20 +140,6 @@ class Space:
         root = torch.linalg.cholesky(covariance + 1e-4 * covariance.diagonal().mean() * torch.eye(len(mean)))
         return awake, mean, root, torch.linalg.solve_triangular(root, (codes - mean).T, upper=False).norm(dim=0)
 
-    def statistics(self) -> dict[str, float]:
-        """Return units, active_units (variance above 0.01; Burda et al. 2016, section 5.2), and of the active ones the
-        mean |correlation| of pairs and the mean excess kurtosis (0 for a normal distribution)."""
-        active = self.z[:, self.z.var(0) > 0.01]
-        units = active.shape[1]
-        standard = (active - active.mean(0)) / active.std(0)
-        correlation = standard.T @ standard / (len(active) - 1)
-        return {
-            "units": self.latent_dim,
-            "active_units": units,
-            "correlation": float((correlation.abs().sum() - units) / max(1, units * (units - 1))),
-            "kurtosis": float(standard.pow(4).mean() - 3) if units else 0.0,
-        }
-
 
 def latent_space(model: Model | Space, data: Dataset | None = None, n: int = 5000) -> Space:
     """Return the Space of a model; one that decodes nothing (a classifier) is a ValueError.

@@ -52,9 +52,8 @@ def run_series(names: Sequence[str] = ()) -> int:
     each leaves its copy, executed as far as it came.
 
     On other images than MNIST a notebook about two data sets is left out, and so is one whose `prepare` refuses the
-    images (too few classes, another size), unless it was asked for by name: then it counts as failed. An unknown name,
-    nothing to execute, or a notebook that would save its results under another name, is a ValueError before anything
-    runs.
+    images (too few classes, another size). Asked for by name, the first is a ValueError before anything runs, as are an
+    unknown name and a notebook that would save its results under another one; the second counts as failed.
     """
     from labutils.data import load_dataset  # only here: pages are written without torch
 
@@ -66,9 +65,11 @@ def run_series(names: Sequence[str] = ()) -> int:
     dataset = load_dataset(wanted).name
     folder = local_dir(dataset)
     if wanted != "mnist":
-        paths = [path for path in paths if any(KNOB.search(source) for source in code(path))]
-        if not paths:
-            raise ValueError(f"LABUTILS_DATASET={wanted} cannot choose the images of {', '.join(names) or 'any'}: "
+        fixed = [path for path in paths if not any(KNOB.search(source) for source in code(path))]
+        paths = [path for path in paths if path not in fixed]
+        if (names and fixed) or not paths:
+            stems = ", ".join(path.stem for path in fixed)
+            raise ValueError(f"LABUTILS_DATASET={wanted} cannot choose the images of {stems}: "
                              'a notebook about one data set has the line DATASET = "mnist"')  # fmt: skip
     print(f"{dataset} at {scale().name} scale; results go to {folder}")
     rows: list[dict[str, Any]] = []
@@ -122,7 +123,7 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in cells:
-        cell.source = KNOB.sub(f'DATASET = "{dataset}"', cell.source)
+        cell.source = KNOB.sub(lambda _: f"DATASET = {json.dumps(dataset)}", cell.source)  # a path may have a backslash
     (folder / path.stem / "summary.json").unlink(missing_ok=True)  # of an earlier execution
     start = time.perf_counter()
     with tqdm(total=len(cells), desc=path.stem, bar_format=BAR) as bar:

@@ -42,13 +42,14 @@ def publish(root: Path = ROOT) -> list[str]:
         raise FileNotFoundError(f"{source} holds no results: `python -m labutils run` first, with the full MNIST")
     notebooks = {stem: source / "notebooks" / f"{stem}.ipynb" for stem in stems}
     for stem, notebook in notebooks.items():
+        again = f"`python -m labutils run {stem}`"
         if read_summary(source / stem).get("executed") != code_and_outputs(notebook):
-            raise ValueError(f"{stem}: {source} holds a table and a notebook of two executions: `labutils run {stem}`")
+            raise ValueError(f"{stem}: {source} holds a table and a notebook of two executions: {again}")
         if code(notebook) != code(root / "notebooks" / notebook.name):
-            raise ValueError(f"{stem}: its code has changed since it was executed: `labutils run {stem}`")
+            raise ValueError(f"{stem}: its code has changed since it was executed: {again}")
         if foreign := foreign_runs(source / stem):
             raise ValueError(f"{stem}: today's labutils makes other runs than its table has ({len(foreign)}, such as "
-                             f"{foreign[0]}): `make same`, and if they differ `labutils run {stem}`")  # fmt: skip
+                             f"{foreign[0]}): `make same`, and if they differ {again}")  # fmt: skip
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     readme_of(text, results(root / "outputs") | results(source))  # says which finding an answer contradicts

@@ -1,4 +1,4 @@
-"""What was found in plain words. The numbers come from the notebooks' answers: none is written here."""
+"""What was found in plain words. Numbers in digits come from the notebooks' answers: none is written here."""
 
 import re
 from collections.abc import Mapping
