@@ -30,15 +30,13 @@ def _in_batches(model: nn.Module, method: Any, inputs: torch.Tensor, y: object) 
     """Return a model's method of (N,…) and labels, in evaluation mode and without gradients: (N,…) on the CPU."""
     sets = [inputs]
     if y is not None:
-        labels = torch.as_tensor(y)
-        labels = labels if labels.is_floating_point() else labels.long()  # files hold them as bytes
-        sets.append(as_labels(labels, len(inputs), getattr(model, "classes", 10)))
+        sets.append(as_labels(y, len(inputs), getattr(model, "classes", 10)))
     outputs = []
     with eval_mode(model) as device:
         for batch in zip(*(whole.split(1000) for whole in sets), strict=True):
             x, *labels_of_x = (part.to(device) for part in batch)
             outputs.append(method(to_float(x), *labels_of_x).cpu())
-        return torch.cat(outputs)
+    return torch.cat(outputs)  # out here: what is made in inference mode could never be trained on
 
 
 def reconstruct(model: nn.Module, images: torch.Tensor, y: object = None) -> torch.Tensor:
@@ -68,13 +66,6 @@ def traverse(z: torch.Tensor, unit: int, values: torch.Tensor) -> torch.Tensor:
     return codes
 
 
-def manifold(n: int, mass: float = 0.98) -> torch.Tensor:
-    """Return (n²,2) codes, row by row from the top: a grid of equal probability over the middle `mass` of N(0, I)."""
-    edge = (1 - mass) / 2
-    at = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(edge, 1 - edge, n))
-    return torch.cartesian_prod(at.flip(0), at).flip(1)
-
-
 SAMPLERS = ("prior", "gaussian", "gaussian per class", "mixture")
 
 
@@ -83,7 +74,8 @@ def sample_codes(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: in
 
     Args:
         method: "prior" is N(0, I) whatever the codes; "gaussian" one normal distribution with full covariance,
-            "gaussian per class" one for each of the labels y (N,); "mixture" a Gaussian mixture with 50 components.
+            "gaussian per class" one for each of the labels y (N,); "mixture" a Gaussian mixture with 50 components,
+            of fewer than 1,000 codes fewer.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -164,7 +156,7 @@ def as_codes(z: object, model: nn.Module) -> torch.Tensor:
 
 def sample_any_scale(method: str, n: int, z: torch.Tensor, y: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """`sample_codes` fitted at unit size in double precision: an autoencoder's codes may be of any size."""
-    size = z.std()
+    size = z.std().clamp_min(1e-12)
     return size * sample_codes(method, n, z.double() / size, y, seed)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import PurePath
@@ -84,7 +84,8 @@ class Config:
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
     schedule: str = option("one_cycle", "one_cycle: linear rise in a tenth of the steps, then to 0", choices=SCHEDULES)
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))
-    beta2: float = option(0.99, "decay of the running squared gradient, adam's and adamw's", low=0, high=0.999999)
+    beta2: float = option(0.99, "decay of the running squared gradient, adam's, adamw's, and muon's where it leaves "
+                          "parameters to adamw", low=0, high=0.999999)  # fmt: skip
     weight_decay: float = option(0.0, "adamw, muon: a step multiplies all parameters by 1 − lr · this; adam, sgd: an "
                                  "L2 term", low=0, high=100)  # fmt: skip
     n_train: int | None = option(None, "train on so many images, evenly spaced (a classifier's: drawn by the seed, as "
@@ -152,7 +153,9 @@ def _checked(f: Field, value: Any) -> Any:
             raise ValueError(f"{f.name}={value!r} must be True or False")
         return bool(value)
     if isinstance(f.default, str):
-        if not isinstance(value, str) or not re.fullmatch("([0-9a-f]{16})?", value):
+        if not isinstance(value, str):
+            raise ValueError(f"{f.name}={value!r} must be a text")
+        if f.name == "encoder" and not re.fullmatch("([0-9a-f]{16})?", value):
             raise ValueError(f"{f.name}={value!r} must be the name of a stored run, 16 hexadecimal digits, or empty")
         return str(value)
     return _number(f, value, float if isinstance(f.default, float) else int)
@@ -217,7 +220,7 @@ def add_kind(
             exported page. x is (B,config.channels,config.image_size,config.image_size) in [0,1], and so has x_hat to
             be. Other shapes need measures of their own.
         objective: config → function (model, x, y, progress) → dict of batch means, of which "loss" is minimised.
-        measures: (model, config, data) → dict of metrics; None takes metrics.autoencoder_measures.
+        measures: (model, config, data) → dict of metrics, a number each; None takes metrics.autoencoder_measures.
         fields: fields of Config that network and objective read, such as those in kinds.CONVOLUTIONS; what all kinds
             have (latent_dim, epochs, lr, …) need not be named.
         own: further fields, each an `option`.
@@ -231,7 +234,8 @@ def add_kind(
     if wrong := [f for f in fields if f not in known]:
         raise ValueError(f"fields={wrong} are none of Config: name those of your own in own={{…}}")
     if wrong := [f for f, value in (own or {}).items() if f in known or not f.isidentifier() or not _is_option(value)]:
-        raise ValueError(f"own={wrong} must be new names, each with an option(default, its meaning)")
+        raise ValueError(f"own={wrong} must be new names, each with an option(default, its meaning), the default a "
+                         "number, a text, True or False")  # fmt: skip
     own_fields = tuple(OwnField(f, value.default, tuple(value.metadata.items())) for f, value in (own or {}).items())
     KINDS[name] = Kind(network, objective, measures or AUTOENCODER_MEASURES, tuple(fields), labelled, own_fields)
     return partial(_config_of_kind, name, config_class(name))
@@ -250,7 +254,7 @@ def _config_of_kind(  # unproved: what it makes is named by its fields
 
 
 def _is_option(value: Any) -> bool:
-    return isinstance(value, Field) and "help" in value.metadata and value.default is not MISSING
+    return isinstance(value, Field) and "help" in value.metadata and isinstance(value.default, (bool, int, float, str))
 
 
 BASELINE = Config()  # the fixed point of the series: every ablation changes exactly one of its fields

@@ -22,7 +22,7 @@ CLASSES = {"mnist": DIGITS, "mnist5k": DIGITS, "fashion_mnist": FASHION}
 
 @dataclass(frozen=True)
 class Split:
-    """images (N,C,H,W) uint8, of MNIST (N,1,28,28); labels (N,) int64, 0 where there are none."""
+    """images (N,C,H,W) uint8, of MNIST (N,1,28,28), or floats in [0,1]; labels (N,) int64, 0 where there are none."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -34,7 +34,7 @@ class Split:
         return f"Split({len(self):,} images of {tuple(self.images.shape[1:])})"  # unproved: words
 
     def to(self, device: torch.device) -> "Split":
-        """The same split on a device (itself where it is there already)."""
+        """The same split on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, index: torch.Tensor) -> "Split":

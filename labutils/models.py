@@ -278,16 +278,17 @@ def conditional_vae(config: Config) -> VAE:
     return VAE(config, encoder, conv_decoder(config, config.latent_dim + config.classes), label_shift)
 
 
-def as_labels(y: object, n: int, classes: int = 10) -> torch.Tensor:
+def as_labels(y: object, n: int, classes: int) -> torch.Tensor:
     """One label for all or n labels, as number, list, array or tensor → (n,) int64; −1 stands for none.
 
     Another number of labels, or one that is no class, is a ValueError.
     """
     labels = torch.as_tensor(y).cpu()
     whole = labels.shape in ((), (n,)) and not labels.is_floating_point()
+    labels = labels.long()  # files hold them as bytes, which know no −1
     if not whole or not ((labels >= -1) & (labels < classes)).all():
         raise ValueError(f"y={y!r} must be integers from 0 to {classes - 1}, one for all or {n}; −1: no label")
-    return labels.long().expand(n)
+    return labels.expand(n)
 
 
 def _one_hot(like: torch.Tensor, y: torch.Tensor | None, classes: int) -> torch.Tensor:

@@ -32,6 +32,7 @@ TORCHVISION: dict[str, tuple[str, dict[str, Any]]] = {
     "emnist_letters": ("EMNIST", {"split": "letters"}),
 }
 NAMES = ("digits", *TORCHVISION)
+SHIPPED = ("mnist", "fashion_mnist", "mnist5k", *NAMES)
 
 
 class Part(NamedTuple):
@@ -61,9 +62,8 @@ def find_images(name: str) -> Path:
     for path in candidates:
         if (path.is_dir() or path.suffix == ".npz") and path.exists():
             return path.resolve()
-    known = ", ".join(("mnist", "fashion_mnist", "mnist5k", *NAMES))
-    raise ValueError(f"dataset {name!r} must be one of {known}, or of your own: there is no folder and no .npz file of "
-                     f"that name in {' or '.join(map(str, places))}")  # fmt: skip
+    raise ValueError(f"dataset {name!r} must be one of {', '.join(SHIPPED)}, or of your own: there is no folder and no "
+                     f".npz file of that name in {' or '.join(map(str, places))}")  # fmt: skip
 
 
 def read_images(name: str, size: int, channels: int) -> Images:
@@ -119,6 +119,8 @@ def _folder(path: Path, size: int, channels: int) -> Images:
         if classes and (empty := _without_pictures(parts[key], pictures)):
             raise DataError(f"{empty} holds no pictures, and would be a class without images: fill or delete it")
         images = np.stack([framed_picture(file, size, channels) for file, _ in pictures])
+        if classes and not pictures[0][1]:
+            raise DataError(f"{parts[key]} holds pictures without subfolders, and another part has a subfolder a class")
         read[key] = Part(images, np.array([name for _, name in pictures]) if classes else None)
     return Images(str(path), classes, **read)
 
@@ -190,13 +192,14 @@ def save_images(
 
     Args:
         images: (N,H,W) or (N,H,W,C), grey or RGB, squares of 8 to 64 pixels, uint8 or floats in [0,1].
-        labels: (N,), numbers or texts; None for none.
+        labels: (N,), integers or texts; None for none.
         test_images, test_labels: the same for testing; without them every tenth image tests.
 
-    Images that no model could take are a ValueError, and nothing is written.
+    Images that no model could take, or the name of a set that comes with the lab, are a ValueError, and nothing is
+    written.
     """
-    if not name.replace("-", "_").isidentifier():
-        raise ValueError(f"name={name!r} must be of letters, digits, - and _")
+    if not name.replace("-", "_").isidentifier() or name in SHIPPED:
+        raise ValueError(f"name={name!r} must be of letters, digits, - and _, and none of {', '.join(SHIPPED)}")
     given = {"images": images, "labels": labels, "test_images": test_images, "test_labels": test_labels}
     arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
     try:
@@ -262,7 +265,7 @@ def _as_labels(y: np.ndarray, n: int, source: str) -> np.ndarray:
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.shape != (n,) or y.dtype.kind not in "iuUSb":
         raise DataError(
-            f"{source} has labels of shape {y.shape} and type {y.dtype}: ({n},) numbers or texts are expected"
+            f"{source} has labels of shape {y.shape} and type {y.dtype}: ({n},) integers or texts are expected"
         )
     return y
 
@@ -300,14 +303,15 @@ def _torchvision(name: str) -> Images:
     from torchvision import datasets
 
     kind, arguments = TORCHVISION[name]
-    places = [(folder, False) for folder in data_folders() if (folder / kind).exists()] or [(data_dir(), True)]
-    root, download = places[0]
-    try:
+    root = next((folder for folder in data_folders() if (folder / kind).exists()), data_dir())
+    try:  # into data/ only, and there also what an interrupted download lacks
         train, test = (
-            getattr(datasets, kind)(root, train=part, download=download, **arguments) for part in (True, False)
+            getattr(datasets, kind)(root, train=part, download=root == data_dir(), **arguments)
+            for part in (True, False)
         )
     except Exception as error:  # a network's, an archive's, an assertion
-        raise DataError(f"{name} is neither in {root / kind} nor could it be downloaded ({error})") from error
+        remedy = "if that folder is incomplete, delete it"
+        raise DataError(f"{name} is neither in {root / kind} nor could it be downloaded ({error}): {remedy}") from error
     parts = []
     for part in (train, test):
         images = part.data.transpose(1, 2) if kind == "EMNIST" else part.data  # whose pictures are stored turned
@@ -328,17 +332,15 @@ def split(images: Images) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
         raise DataError(f"{images.source} has {len(images.train.images)} images: at least {LEAST} are needed")
     values = np.unique(np.concatenate([part.labels for part in (images.train, images.val, images.test)
                                        if part is not None and part.labels is not None] or [np.zeros(1)]))  # fmt: skip
-    given = [_tensors(part, values) for part in (images.train, images.val, images.test) if part is not None]
-    x, y = given[0]
+    x, y = _tensors(images.train, values)
     order = torch.from_numpy(np.argsort(y.numpy(), kind="stable"))
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order)) % 10
     missing = [tenth for part, tenth in ((images.val, 8), (images.test, 9)) if part is None]
     keep = ~torch.isin(rank, torch.tensor(missing, dtype=torch.long))
     taken = {tenth: (x[rank == tenth], y[rank == tenth]) for tenth in missing}
-    others = iter(given[1:])
-    val = taken[8] if images.val is None else next(others)
-    test = taken[9] if images.test is None else next(others)
+    val = taken[8] if images.val is None else _tensors(images.val, values)
+    test = taken[9] if images.test is None else _tensors(images.test, values)
     for part, given_part, (_, labels) in (("validation", images.val, val), ("testing", images.test, test)):
         present = labels.unique()
         if lacking := [name for label, name in enumerate(images.classes) if label not in present]:

@@ -76,7 +76,7 @@ def as_images(source: object, size: int = IMAGE_SIZE, channels: int = 1, *, whol
         if not ((grey >= 0) & (grey <= 1)).all():
             raise ValueError("float images must be finite and within [0, 1]")
         return framed(grey.numpy(), f"an array of shape {tuple(images.shape)}")
-    if images.ndim in (2, 3):
+    if images.ndim == 2 or (images.ndim == 3 and channels in (1, len(images))):
         images = images.reshape(-1, channels, *images.shape[-2:])  # unproved: an array without channels
     check_images(images)
     if images.shape[1:] != (channels, size, size):

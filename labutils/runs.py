@@ -23,7 +23,7 @@ from labutils.objectives import build_objective
 from labutils.paths import runs_dir
 from labutils.pictures import as_images
 from labutils.store.folder import checkpoint_of, find_run, read_encoder, read_run, stored_row, write_run
-from labutils.store.key import resolved, run_key
+from labutils.store.key import recipe, resolved, run_key
 from labutils.store.weights import RunError, load_pretrained, load_weights, pretrained_index
 from labutils.training import Callback, TrainingDiverged, fit
 from labutils.transfer import fit_head, start_from
@@ -75,7 +75,7 @@ class Run:
         """n invented images (n,C,H,H).
 
         Args:
-            method: one of codes.SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 of this run's images.
+            method: one of codes.SAMPLERS; all but "prior" are fitted to the codes of up to 5,000 training images.
             y: a conditional_vae's labels; None means each class in turn. Labels for another model are a ValueError.
         """
         if y is not None and not getattr(self.model, "conditional", False):
@@ -130,12 +130,13 @@ def run(
     """
     data = data_of(config)
     config = resolved(config, data)
-    key = run_key(config, data.checksum)
+    code = recipe(config.model)
+    key = run_key(config, data.checksum, code)
     watchers = [*callbacks, *([after_each_epoch(each_epoch, config.seed)] if each_epoch else [])]
     stored = find_run(key)
     if stored and not watchers:
         return Run(config, *stored[1:])  # not the stored config: images of your own may have moved
-    return _train(config, data, key, progress=progress, watchers=watchers)
+    return _train(config, data, key, code, progress=progress, watchers=watchers)
 
 
 def run_row(config: Config, key: str) -> dict[str, Any]:
@@ -144,16 +145,17 @@ def run_row(config: Config, key: str) -> dict[str, Any]:
         return stored_row(stored.path)
     data = data_of(config)
     config = resolved(config, data)
-    if run_key(config, data.checksum) != key:
+    code = recipe(config.model)
+    if run_key(config, data.checksum, code) != key:
         raise RunError(f"this worker would make another run than {key}: its images ({data.name}), labutils or torch "
                        "are not the driver's")  # fmt: skip
-    return stored_row(_train(config, data, key).path)
+    return stored_row(_train(config, data, key, code).path)
 
 
 def _train(
-    config: Config, data: Dataset, key: str, *, progress: bool = False, watchers: Sequence[Callback] = ()
+    config: Config, data: Dataset, key: str, code: str, *, progress: bool = False, watchers: Sequence[Callback] = ()
 ) -> Run:
-    """Train, measure and store what a key names."""
+    """Train, measure and store what a key, made with the recipe `code`, names."""
     checkpoint, train = checkpoint_of(key), training_images(config, data)
     callbacks = [*watchers]
     if config.epochs > 1 and not watchers:
@@ -173,12 +175,22 @@ def _train(
             if config.encoder_lr == 0:
                 train_it = fit_head
             history = train_it(model, build_objective(config), train, data.val, config, callbacks)
-            metrics = run_metrics(model, config, data, history)
+            metrics = {name: _number(name, x) for name, x in run_metrics(model, config, data, history).items()}
         if infinite := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
             raise TrainingDiverged(f"{infinite[0]} after {config.epochs} epochs: try a smaller lr")
     except TrainingDiverged:
         checkpoint.remove()  # it would lead there again
         raise
-    write_run(key, config, data, model, metrics, history)
+    write_run(key, config, data, code, model, metrics, history)
     checkpoint.remove()
     return Run(*read_run(runs_dir() / key, key), cached=False)
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a metric as JSON holds it: a kind of your own may measure in numpy or torch."""
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value)  # unproved: a measure of a kind of your own
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"measures: {name!r} has to be a number, not {type(value).__name__}") from error

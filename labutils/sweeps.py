@@ -43,9 +43,10 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
 
     Args:
         executor: any `concurrent.futures.Executor`, also of another machine that sees the same folders (see
-            outputs/README.md); None starts one process a core with one thread each for what is not yet stored, on a
-            CUDA card at most four; on one core, and on other accelerators, one run follows the other. (More threads
-            than free cores are the trap: beside a busy process an epoch takes 15 times as long.)
+            outputs/README.md); None starts one process a core for what is not yet stored (fewer where configs ask for
+            more threads than one), on a CUDA card at most four; on one core, and on other accelerators, one run follows
+            the other. (More threads than free cores are the trap: beside a busy process an epoch takes 15 times as
+            long.)
 
     A DataError or ValueError says that images or a device are not to be had; nothing has run then.
     """
@@ -62,7 +63,8 @@ def sweep(configs: Iterable[Config], executor: Executor | None = None) -> pd.Dat
     distinct = {task.key: task for task in tasks}
     pending = [key for key in distinct if not (runs_dir() / key).exists()]
     places = {task.config.device for task in tasks}
-    processes = min([len(pending) or 1, cpu_count(), *(PROCESSES[place] for place in places & PROCESSES.keys())])
+    cores = cpu_count() // max([1, *(task.config.threads for task in tasks)])
+    processes = min([len(pending) or 1, max(1, cores), *(PROCESSES[place] for place in places & PROCESSES.keys())])
     row_of: dict[str, dict[str, Any]] = {}
     with (
         tqdm(total=len(distinct), unit="run", disable=len(pending) < 2) as bar,
@@ -105,7 +107,9 @@ def ablate(
         near = get_close_matches(factor, type(base).__dataclass_fields__)
         hint = f"; did you mean {' or '.join(near)}?" if near and factor not in near else ""
         raise ValueError(f"factor={factor!r} must be a field of the base that the ablation itself does not set{hint}")
-    values = list(values) if isinstance(values, Iterable) else values
+    values, tune = list(values) if isinstance(values, Iterable) else values, list(tune)
+    if budgets and not tune:
+        raise ValueError("budgets say how long tune=[learning rates] trains: name these, too, or set the base's epochs")
     if not isinstance(values, list) or not values or seeds < 1:
         raise ValueError(f"ablating {factor} needs values and at least one seed, not values={values!r}, seeds={seeds}")
     limits = scale()
@@ -140,13 +144,14 @@ def tuned_sweep(
 
     An arm of which every run fails is a ValueError, and so is a sweep without arms, rates or budgets.
     """
-    given = isinstance(arms, Mapping), isinstance(lrs, Iterable), isinstance(budgets, Mapping)
-    if not all(given) or not all(map(len, (arms, list(lrs), budgets))):
+    lrs = list(lrs) if isinstance(lrs, Iterable) else lrs
+    given = isinstance(arms, Mapping), isinstance(lrs, list), isinstance(budgets, Mapping)
+    if not all(given) or not all(map(len, (arms, lrs, budgets))):
         raise ValueError("a tuned sweep needs arms (name → config), learning rates, and budgets (epochs → seeds), not "
                          f"{arms!r:.80}, {lrs!r}, {budgets!r}")  # fmt: skip
     limits, tables = scale(), []
     arms = dict(list(arms.items())[: limits.values])
-    rates = {name: list(lrs)[: limits.values] for name in arms}
+    rates = dict.fromkeys(arms, lrs[: limits.values])
 
     def table(rates: Mapping[str, Sequence[float]], epochs: int, seeds: int) -> pd.DataFrame:
         keys = [(name, lr, seed) for name in rates for lr in rates[name] for seed in range(seeds)]
@@ -169,7 +174,9 @@ def tuned_sweep(
             rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
         best = best_rates(df)
         df = pd.concat([df, table({name: [lr] for name, lr in best.items()}, epochs, seeds)])
-        df = df.drop_duplicates(["arm", "run"]).sort_values(["lr", "seed"])
+        df = df.drop_duplicates(["arm", "run"], keep="last").sort_values(
+            ["lr", "seed"]
+        )  # a failed run may be tried again
         df = df.sort_values("arm", key=lambda names: names.map([*arms].index), kind="stable")
         tables.append(df.assign(best=df["lr"] == df["arm"].map(best)))
         rates = {name: [lr, lr / 2] for name, lr in best.items()}

@@ -69,8 +69,8 @@ def fit(
     Raises:
         TrainingDiverged: a loss was NaN or infinite; the message names epoch, step and learning rate.
         TrainingInterrupted: Ctrl-C; `.history` has the finished epochs.
-        ValueError: images are not (N,1,28,28) within [0,1], N > 0; batches of one image cannot train the model; or the
-            device or precision is not available.
+        ValueError: images are not squares (N,C,H,H) that a model can have, within [0,1], N > 0; batches of one image
+            cannot train the model; or the device or precision is not available.
     """
     sizes = _checked_sizes(model, train, val, config)
     device = resolve_device(config.device)
@@ -121,7 +121,7 @@ def fit(
                 row = _averages(table, sizes, config, epoch, steps)
                 row |= {f"val_{name}": value for name, value in evaluate(model, objective, val).items()}
                 if not math.isfinite(row["val_loss"]):
-                    raise TrainingDiverged(f"validation loss {row['val_loss']} after epoch {epoch}{_calmer(row['lr'])}")
+                    raise TrainingDiverged(f"validation loss {row['val_loss']} after epoch {epoch}{_calmer(config.lr)}")
                 rows.append(row | {"seconds": time.perf_counter() - start})
                 call_back("epoch")
         except KeyboardInterrupt:

@@ -12,19 +12,23 @@ from torch import nn
 from labutils.config import Config
 from labutils.data import Split, batches
 from labutils.device import cpu_threads, eval_mode, resolve_device
+from labutils.kinds import has_field
 from labutils.models import Classifier
 from labutils.objectives import Objective
 from labutils.training import Callback, Training, fit
 
 # fields of a Config from which an encoder's layers follow
-LAYERS = ("filters", "depth", "residual", "batch_norm", "activation", "negative_slope", "latent_dim")
+LAYERS = ("image_size", "channels", "filters", "depth", "residual", "batch_norm", "activation", "negative_slope",
+          "latent_dim")  # fmt: skip
 
 
 def encoder_layers(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return LAYERS of a model's config; a ValueError where its encoder has no convolutions."""
     values = Config().to_dict() | dict(values)  # published weights name only what differs from the defaults
-    if values["model"] == "mlp_vae":
-        raise ValueError("the encoder does not fit: it is an mlp_vae's, which has no convolutions")
+    if not has_field(values["model"], "filters"):
+        raise ValueError(
+            f"the encoder does not fit: it is that of model={values['model']!r}, which has no convolutions"
+        )
     return {field: values[field] for field in LAYERS} | {"filters": tuple(values["filters"])}
 
 

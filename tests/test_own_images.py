@@ -108,6 +108,12 @@ def test_splits_that_are_given_are_kept(data_folder):
     assert sizes(load_dataset("pets")) == (22, 2, 12)
     drawer(data_folder / "pets" / "valid", each=2)
     assert sizes(load_dataset("pets")) == (24, 6, 12)
+    for loose in (data_folder / "pets" / "train").rglob("*.*"):
+        shutil.move(loose, data_folder / "pets" / "train" / f"{loose.parent.name}{loose.name}")
+    for folder in ("bird", "cat", "dog"):
+        (data_folder / "pets" / "train" / folder).rmdir()
+    with pytest.raises(DataError, match="train holds pictures without subfolders"):
+        load_dataset("pets")
 
 
 def test_pictures_without_classes_train_autoencoders_and_no_classifier(data_folder, store):
@@ -256,8 +262,9 @@ def test_a_size_that_no_model_takes_is_refused(data_folder, wrong, said):
 def test_arrays_that_no_model_takes_are_not_saved(data_folder):
     with pytest.raises(ValueError, match="shape"):
         save_images("bad", np.zeros((20, 8, 9), np.uint8))
-    with pytest.raises(ValueError, match="name="):
-        save_images("../bad", np.zeros((20, 8, 8), np.uint8))
+    for name in ("../bad", "digits"):
+        with pytest.raises(ValueError, match="name="):
+            save_images(name, np.zeros((20, 8, 8), np.uint8))
     assert not list(data_folder.iterdir())
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -416,13 +417,16 @@ def test_a_loss_that_compares_classes_is_tried_on_several(store):
     def contrast(config):
         def loss(model, x, y, progress):
             z, others = model.encode(x), y[:, None] != y
+            assert (~others).sum(1).min() > 1, "an image alone in its class has no neighbour to be compared with"
             return {"loss": F.mse_loss(model(x), x) + 1 / torch.cdist(z, z)[others].min()}
 
         return loss
 
     Contrast = add_kind("contrast", Foreign, contrast)
     try:
-        try_batch(Contrast(dataset="mnist5k", latent_dim=4), load_dataset("mnist5k").train)  # sorted by class
+        train = load_dataset("mnist5k").train
+        for order in (torch.arange(4000), torch.randperm(4000, generator=torch.Generator().manual_seed(0))):
+            try_batch(Contrast(dataset="mnist5k", latent_dim=4), train.take(order))
     finally:
         KINDS.pop("contrast")
 
@@ -435,13 +439,40 @@ def test_measures_of_ones_own_free_a_kind_from_an_autoencoders_contract(store):
         return lambda model, x, y, progress: {"loss": (model(x)[:, 0] - x.mean((1, 2, 3))).square().mean()}
 
     def measures(model, config, data):
-        return {"weight": float(model[1].weight.detach().mean())}
+        weights = model[1].weight.detach()
+        return {"weight": float(weights.mean()), "first": weights[0, 0], "least": weights.numpy().min()}
 
-    Bright = add_kind("bright", network, brightness, measures=measures)
+    def words(model, config, data):
+        return {"weight": "heavy"}
+
     try:
-        assert "weight" in run(Bright(dataset="digits", epochs=1, device="cpu"), progress=False).metrics
+        Bright = add_kind("bright", network, brightness, measures=measures, own={"way": option("up", "a text")})
+        metrics = run(Bright(dataset="digits", epochs=1, device="cpu", way="down"), progress=False).metrics
+        assert all(type(metrics[name]) is float for name in ("weight", "first", "least"))  # of numpy and torch, too
+        Bright = add_kind("bright", network, brightness, measures=words)
+        with pytest.raises(ValueError, match="measures: 'weight' has to be a number, not str"):
+            run(Bright(dataset="digits", epochs=1, device="cpu"), progress=False)
     finally:
         KINDS.pop("bright")
+
+
+SEEN: list[float] = []
+NAMES = np.array(["a", "b"], dtype=object)
+
+
+def test_a_training_may_change_what_its_objective_uses(store):
+    def remembering(config):
+        def loss(model, x, y, progress):
+            SEEN.append(progress)
+            return {"loss": F.mse_loss(model(x), x), "names": x.new_tensor(len(NAMES))}
+
+        return loss
+
+    try:
+        Remembering = add_kind("remembering", conv_autoencoder, remembering, fields=CONVOLUTIONS)
+        assert "test_mse" in run(Remembering(**TINY), progress=False).metrics
+    finally:
+        KINDS.pop("remembering")
 
 
 def test_a_field_that_a_kind_lacks_is_named_with_those_that_are_near(noisy):

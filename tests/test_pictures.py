@@ -93,6 +93,14 @@ def test_dark_ink_in_an_array_is_refused(seven, digits):
     assert as_images(torch.rand(50, 1, 28, 28)).shape == (50, 1, 28, 28)  # noise is somebody's experiment
 
 
+def test_an_array_without_a_last_dimension_is_one_colour_picture_or_grey_ones():
+    grey = torch.rand(6, 16, 16) / 2
+    assert as_images(grey, 16, 1).shape == (6, 1, 16, 16)
+    assert as_images(grey[:3], 16, 3, whole=True).shape == (1, 3, 16, 16)
+    with pytest.raises(ValueError, match="shape"):
+        as_images(grey, 16, 3, whole=True)
+
+
 def test_several_paths_and_a_foreign_array(seven, tmp_path):
     paths = [saved(tmp_path / f"{i}.png", seven[0, 0].numpy()) for i in range(2)]
     assert as_images(paths).shape == (2, 1, 28, 28)

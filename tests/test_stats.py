@@ -42,6 +42,7 @@ def test_compare_for_each_kind_of_metric():
     # ten dB are a tenth of the squared error, twice the images in a second are half the time
     assert np.exp(log_error(pd.Series([10.0, 20.0], name="psnr"))).tolist() == pytest.approx([0.1, 0.01])
     assert np.exp(log_error(pd.Series([2.0], name="images_per_second"))).tolist() == [0.5]
+    assert np.exp(log_error(pd.Series([1.0], name="test_accuracy"))).tolist() == pytest.approx([5e-5])  # finite
 
 
 def test_compare_refuses_what_is_not_in_the_table():

@@ -89,11 +89,18 @@ def test_an_encoder_that_does_not_fit_is_refused_by_the_names_of_its_fields(auto
         run(replace(CLASSIFIER, encoder=autoencoder.path.name, **fields), progress=False)
 
 
-def test_a_perceptrons_encoder_is_refused(tmp_path):
-    file = tmp_path / "mlp.safetensors"
-    config = Config(model="mlp_vae", hidden=8, latent_dim=3)
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Config(model="mlp_vae", hidden=8, latent_dim=3), "that of model='mlp_vae', which has no convolutions"),
+        (Config(model="linear", latent_dim=3), "that of model='linear', which has no convolutions"),
+        (replace(AE, image_size=16), "image_size is 16 there, 28 here"),
+    ],
+)
+def test_another_networks_encoder_is_refused(tmp_path, config, reason):
+    file = tmp_path / "other.safetensors"
     file.write_bytes(weights_file(build_model(config), config))
-    with pytest.raises(ValueError, match="an mlp_vae's, which has no convolutions"):
+    with pytest.raises(ValueError, match=reason):
         run(replace(CLASSIFIER, encoder=keep_encoder(file)), progress=False)
 
 

@@ -86,6 +86,8 @@ def test_ablate_tunes_each_value(made):
         ablate("lr", [0.1], tune=RATES)
     with pytest.raises(ValueError, match=r"needs values and at least one seed, not values=0\.1"):
         ablate("weight_decay", 0.1, tune=RATES)
+    with pytest.raises(ValueError, match="budgets say how long"):
+        ablate("weight_decay", [0.0, 0.1], budgets={1: 2})
 
 
 NOTHING = [({}, RATES, {1: 2}), (["relu"], RATES, {1: 2}), ({"a": BASELINE}, (), {1: 2}),

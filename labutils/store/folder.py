@@ -106,9 +106,16 @@ def find_run(key: str) -> Stored | None:
 
 
 def write_run(
-    key: str, config: Config, data: Dataset, model: nn.Module, metrics: dict[str, float], history: pd.DataFrame
+    key: str,
+    config: Config,
+    data: Dataset,
+    code: str,
+    model: nn.Module,
+    metrics: dict[str, float],
+    history: pd.DataFrame,
 ) -> None:
-    """Write a run under a temporary name, then rename the folder. Where another process was first, its run stays."""
+    """Write a run under a temporary name, then rename the folder. Where another process was first, its run stays.
+    `code` is the recipe that the key was made with: a training may change what a kind of your own uses."""
     content = {
         "config.json": json.dumps(config.to_dict(), indent=1).encode(),
         "history.csv": history.to_csv(index=False).encode(),
@@ -117,7 +124,7 @@ def write_run(
     }
     manifest: dict[str, Any] = {
         "key": key,
-        "made_from": {"data": data.checksum, "code": recipe(config.model), "torch": torch_version()},
+        "made_from": {"data": data.checksum, "code": code, "torch": torch_version()},
         "files": {name: {"size": len(value), "sha256": sha256(value)} for name, value in content.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "scale": scale().name,

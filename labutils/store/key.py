@@ -2,7 +2,8 @@
 
 Code counts by its *recipe*: the hash of every file that a run passes through; or, where tests/golden.py has proved that
 today's code gives the same bits for a kind of model as older code did, the hash of that older code. So an edit of an
-error message costs a minute's proof and no training, and an edit that changes numbers renames the runs at once.
+error message costs a minute's proof and no training, and an edit that changes numbers renames the runs at once. A line
+that no proving run executes says behind "# unproved:" why none can.
 """
 
 import hashlib

@@ -63,10 +63,16 @@ class _Walk:
             self._visit_all("set", sorted(thing, key=repr))
         elif isinstance(thing, dict):
             self._visit_all("dict", [part for item in thing.items() for part in item])
-        elif isinstance(thing, (torch.Tensor, np.ndarray)):
-            array = torch.as_tensor(thing).detach().cpu().numpy()
-            self._add(f"{array.dtype} {array.shape}")
-            self.digest.update(array.tobytes())
+        elif isinstance(thing, torch.Tensor):
+            values = thing.detach().cpu()
+            # numpy knows no bfloat16
+            self._visit(values.numpy() if values.dtype != torch.bfloat16 else [thing.dtype, values.float().numpy()])
+        elif isinstance(thing, np.ndarray):
+            self._add(f"{thing.dtype} {thing.shape}")
+            if thing.dtype.hasobject:
+                self._visit(thing.tolist())
+            else:
+                self.digest.update(thing.tobytes())
         elif isinstance(thing, partial):
             self._visit_all("partial", [thing.func, thing.args, thing.keywords])
         elif isinstance(thing, (staticmethod, classmethod)):
