@@ -1,6 +1,7 @@
 """The models: shapes for every config, seeds that decide, and no field that decides nothing."""
 
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from labutils.codes import decode_codes
 from labutils.config import BASELINE, COMPACT, Config
-from labutils.data import Dataset, subset
+from labutils.data import subset
 from labutils.kinds import KINDS, has_field
 from labutils.models import VAE, build_model
 from labutils.objectives import build_objective, negative_elbo
@@ -152,26 +153,31 @@ CHANGES = {
 }  # fmt: skip
 
 
-def trained(c: Config, digits: Dataset) -> torch.Tensor:
-    model = build_model(c)
-    fit(model, build_objective(c), subset(digits.train, c.n_train), subset(digits.val, 10), c)
-    return weights(model)
+@pytest.fixture(scope="module")
+def trained(digits):
+    @cache  # most comparisons are with the same base
+    def of(c: Config) -> torch.Tensor:
+        model = build_model(c)
+        fit(model, build_objective(c), subset(digits.train, c.n_train), subset(digits.val, 10), c)
+        return weights(model)
+
+    return of
 
 
 @pytest.mark.parametrize(
     ("model", "name"),
     [(m, f.name) for f in fields(Config) for m in KINDS if has_field(m, f.name) and f.name not in ELSEWHERE],
 )
-def test_every_field_matters(digits, model, name):
+def test_every_field_matters(trained, model, name):
     # an option that a literal further down ignores would make an ablation a comparison of equal things;
     # adam and adamw differ in their weight decay alone
     base = replace(SMALL[model], weight_decay=0.01) if name == "optimizer" else SMALL[model]
-    assert not torch.equal(trained(base, digits), trained(replace(base, **{name: CHANGES[name]}), digits))
+    assert not torch.equal(trained(base), trained(replace(base, **{name: CHANGES[name]})))
 
 
 @pytest.mark.parametrize("name", ["activation", "optimizer"])
-def test_every_choice_is_another_training(digits, name):
-    results = [trained(replace(TINY, weight_decay=0.01, **{name: choice}), digits) for choice in CHOICES[name]]
+def test_every_choice_is_another_training(trained, name):
+    results = [trained(replace(TINY, weight_decay=0.01, **{name: choice})) for choice in CHOICES[name]]
     assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
 

@@ -36,8 +36,13 @@ def sign(results):
     write_summary(results / "01_a", {**summary, "executed": code_and_outputs(results / "notebooks" / "01_a.ipynb")})
 
 
+@pytest.fixture(scope="module")
+def trained_row():
+    return stored_row(run(TINY, progress=False).path)
+
+
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def lab(tmp_path, monkeypatch, trained_row):
     """A repository with one notebook, published before, and what a new full run has found."""
     monkeypatch.setenv("LABUTILS_OUTPUTS", str(tmp_path / "outputs"))
     (tmp_path / "notebooks").mkdir()
@@ -47,7 +52,7 @@ def lab(tmp_path, monkeypatch):
     (tmp_path / "outputs" / "01_a").mkdir(parents=True)
     for name in ("dropped.png", "screenshot_of_a_browser.png"):
         (tmp_path / "outputs" / "01_a" / name).touch()
-    row = stored_row(run(TINY, progress=False).path)
+    row = dict(trained_row)
     save_results(
         "01_a", "mnist", pd.DataFrame([row]), {"effect": figure(1, 1)[0]}, question="New?", answer="New. [1, 2]"
     )
