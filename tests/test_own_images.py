@@ -329,7 +329,7 @@ def test_a_notebook_begins_with_the_images_that_it_can_take(data_folder, store):
         prepare("digits", classes=2)
     with pytest.raises(ValueError, match=r"needs 2,500 training images, .* of 'digits' are 1,4\d\d"):
         prepare("digits")
-    with pytest.raises(ValueError, match=r"needs 10 classes of labels, .* of 'pets' have \d classes"):
+    with pytest.raises(ValueError, match=r"needs exactly 10 classes of labels, .* of 'pets' have \d classes"):
         prepare("pets")
 
 

@@ -58,13 +58,13 @@ export function framed(ink, width, height) {
 export function drawingPad(root, changed, side = 224) {
   const look = "font: inherit; padding: 2px 8px; margin: 0 4px 4px 0; border: 1px solid #888; border-radius: 4px; background: #8881; color: inherit";
   root.style.cssText = `display: flex; flex-wrap: wrap; gap: 4px 10px; min-width: ${side < 200 ? side + 140 : side}px; font: 13px system-ui, sans-serif`;
-  root.innerHTML = `
+  root.innerHTML = `<style>.pad-file:focus-within { outline: 2px solid #0072b2; outline-offset: 1px }</style>
     <canvas width="${PAD}" height="${PAD}" role="img" aria-label="pad to draw a digit on"
       style="width: ${side}px; height: ${side}px; touch-action: none; cursor: crosshair; background: #fff; border: 1px solid #888"></canvas>
     <div style="width: ${side < 200 ? 120 : side + 2}px">
       <button type="button" style="${look}">undo</button><button type="button" style="${look}">clear</button>
       <label>pen <input type="range" min="4" max="28" value="13" style="width: 48px; vertical-align: middle"></label>
-      <label style="${look}; position: relative; white-space: nowrap">picture…<input type="file" accept="image/*"
+      <label class="pad-file" style="${look}; position: relative; white-space: nowrap">picture…<input type="file" accept="image/*"
         style="position: absolute; inset: 0; width: 100%; opacity: 0; cursor: pointer"></label>
     </div>`;
   const canvas = root.querySelector("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true });

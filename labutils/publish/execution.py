@@ -287,12 +287,7 @@ def table_row(stem: str, summary: Mapping[str, Any], suffix: str = ".ipynb") -> 
     return f"| {' | '.join(' '.join(str(cell).split()) for cell in cells)} |"
 
 
-PAGE = """<!doctype html><html lang=en><meta charset=utf-8><title>latent-digits-lab</title><style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; width: 100% } th, td { text-align: left; vertical-align: top; padding: .5rem .8rem }
-tr + tr { border-top: 1px solid #ddd } a { color: #0072b2 } .anchor-link { display: none }
-img { display: block; margin-top: 2rem; max-width: 100% }
-</style><body>"""
+DOCTYPE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">"""
 
 
 def write_page(folder: Path, line: str, rows: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -300,7 +295,12 @@ def write_page(folder: Path, line: str, rows: Mapping[str, Mapping[str, Any]]) -
     parts = [f"# latent-digits-lab\n\n{line}\n\n| notebook | question | answer | minutes |\n|---|---|---|--:|"]
     parts += [table_row(stem, row, ".html") for stem, row in sorted(rows.items())]
     for stem, row in sorted(rows.items()):
-        parts += [f"\n![{name}]({stem}/{name}.png)\n{stem}: {name.replace('_', ' ')}" for name in row["figures"]]
+        words = {name: f"{stem}: {name.replace('_', ' ')}" for name in row["figures"]}
+        parts += [
+            f"\n![{text}; its notebook's page describes it]({stem}/{name}.png)\n{text}" for name, text in words.items()
+        ]
+    head = f"<title>latent-digits-lab</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
+    body = f'<div class="front jp-RenderedMarkdown">{markdown2html(chr(10).join(parts))}</div>'
     page = folder / "index.html"
-    page.write_text(PAGE + markdown2html("\n".join(parts)), encoding="utf-8")
+    page.write_text(f"{DOCTYPE}{head}<body>{body}</body></html>", encoding="utf-8")
     return page

@@ -56,10 +56,11 @@ def prepare(dataset: str, classes: int = 10, *, any_size: bool = False) -> tuple
     """
     data = load_dataset(dataset)
     found, n_classes = f"the images of {data.name!r}", len(data.classes)
-    if n_classes != 10 if classes == 10 else n_classes < classes:
+    exactly = "exactly " if classes == 10 else ""
+    if n_classes < classes or (exactly and n_classes != classes):
         has = f"{n_classes} classes" if n_classes else "no labels"
-        raise UnsuitableImages(f"this notebook needs {classes} classes of labels, and {found} have {has}; README says "
-                               "which notebooks take any")  # fmt: skip
+        raise UnsuitableImages(f"this notebook needs {exactly}{classes} classes of labels, and {found} have {has}; "
+                               "README says which notebooks take any")  # fmt: skip
     if classes == 10 and len(data.train) < 2500 and scale().name == "full":
         raise UnsuitableImages(f"this notebook needs 2,500 training images, and {found} are {len(data.train):,}")
     if not any_size and (data.channels, data.image_size) != (1, IMAGE_SIZE):
