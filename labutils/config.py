@@ -84,7 +84,7 @@ class Config:
     lr: float = option(1e-2, "learning rate; with one_cycle the peak", above=0, high=100)
     schedule: str = option("one_cycle", "one_cycle: linear rise in a tenth of the steps, then to 0", choices=SCHEDULES)
     optimizer: str = option("adamw", "gradient method; sgd has momentum 0.9", choices=("adamw", "adam", "sgd", "muon"))
-    beta2: float = option(0.99, "decay of the running squared gradient, adam's, adamw's, and muon's where it leaves "
+    beta2: float = option(0.99, "decay of the running squared gradient of adam and adamw, also where muon leaves "
                           "parameters to adamw", low=0, high=0.999999)  # fmt: skip
     weight_decay: float = option(0.0, "adamw, muon: a step multiplies all parameters by 1 − lr · this; adam, sgd: an "
                                  "L2 term", low=0, high=100)  # fmt: skip

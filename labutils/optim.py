@@ -12,9 +12,8 @@ from labutils.config import Config
 class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal before each step (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    A kernel (O,I,h,w) counts as the matrix (O, h·w·I), a transposed convolution's (I,O,h,w) as (I, h·w·O). Steps are as
-    long as Adam's for the same learning rate. torch's own Muon takes matrices only and one at a time, which here costs
-    three times as much: a seventh of a training step.
+    A kernel (O,I,h,w) counts as the matrix (O, h·w·I). Steps are as long as Adam's for the same learning rate. torch's
+    own Muon takes matrices only and one at a time, which here costs three times as much: a seventh of a training step.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:

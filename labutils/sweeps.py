@@ -107,7 +107,8 @@ def ablate(
         near = get_close_matches(factor, type(base).__dataclass_fields__)
         hint = f"; did you mean {' or '.join(near)}?" if near and factor not in near else ""
         raise ValueError(f"factor={factor!r} must be a field of the base that the ablation itself does not set{hint}")
-    values, tune = list(values) if isinstance(values, Iterable) else values, list(tune)
+    values = list(values) if isinstance(values, Iterable) else values
+    tune = list(tune) if isinstance(tune, Iterable) else tune
     if budgets and not tune:
         raise ValueError("budgets say how long tune=[learning rates] trains: name these, too, or set the base's epochs")
     if not isinstance(values, list) or not values or seeds < 1:

@@ -29,7 +29,7 @@ def try_batch(config: Config, train: Split) -> None:
         return
     device = resolve_device(config.device)
     in_its_class = pd.Series(train.labels.tolist()).groupby(train.labels.tolist()).cumcount().to_numpy()
-    few = train.take(torch.from_numpy(in_its_class.argsort(kind="stable")[:n])).to(device)
+    few = train.take(torch.from_numpy((in_its_class // 2).argsort(kind="stable")[:n])).to(device)
     bfloat16 = resolve_precision(config.precision, device) == "bfloat16"
     with private_noise(config.seed, "trial", device):
         with _part(config, "network(config) has to return an nn.Module"):

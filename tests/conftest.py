@@ -66,7 +66,9 @@ def digits() -> data.Dataset:
 def real_data() -> Path:
     """A folder with the full MNIST and FashionMNIST; without one the test is skipped."""
     if not _holds_both(REAL_DATA):
-        pytest.skip(f"needs the full MNIST and FashionMNIST: {REAL_DATA} does not hold them (set LABUTILS_DATA)")
+        pytest.skip(
+            f"needs the full MNIST and FashionMNIST: none in {' or '.join(map(str, PLACES))} (set LABUTILS_DATA)"
+        )
     return REAL_DATA
 
 

@@ -192,8 +192,9 @@ class LatentExplorer(Column):
 
     def _show_real(self, index: int | None) -> None:
         """Show a test image and its reconstruction; None hides both."""
-        self.pair.layout.visibility = "hidden"
-        if index is not None:
+        if index is None:
+            self.pair.layout.visibility = "hidden"
+        else:
             test = self.space.data.test
             self._show_pair(test.images[[index]], f"a real {self.space.names[int(test.labels[index])]}")
 

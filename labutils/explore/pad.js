@@ -145,7 +145,8 @@ export function drawingPad(root, changed, side = 224) {
   root.addEventListener("dragover", (event) => event.preventDefault());
   root.addEventListener("drop", (event) => { event.preventDefault(); first(event.dataTransfer.files); });
   const closed = new AbortController();
-  const pasted = (event) => { if (root.checkVisibility() && !event.target.closest?.("input, textarea, [contenteditable=true]")) first(event.clipboardData?.files); };
+  const edited = ({ target }) => target.isContentEditable || target.closest?.("textarea, input:not([type=range], [type=file], [type=checkbox], [type=button])");
+  const pasted = (event) => { if ((root.checkVisibility?.() ?? true) && !edited(event)) first(event.clipboardData?.files); };
   document.addEventListener("paste", pasted, { signal: closed.signal });
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, PAD, PAD);

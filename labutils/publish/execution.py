@@ -123,7 +123,9 @@ def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in cells:
-        cell.source = KNOB.sub(lambda _: f"DATASET = {json.dumps(dataset)}", cell.source)  # a path may have a backslash
+        cell.source = KNOB.sub(
+            lambda _: f"DATASET = {json.dumps(dataset, ensure_ascii=False)}", cell.source
+        )  # a path may have a backslash
     (folder / path.stem / "summary.json").unlink(missing_ok=True)  # of an earlier execution
     start = time.perf_counter()
     with tqdm(total=len(cells), desc=path.stem, bar_format=BAR) as bar:

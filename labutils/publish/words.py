@@ -46,8 +46,8 @@ PLAIN = {
         "On more training first. Wider layers lower the error as well, but within six epochs the same "
         "arithmetic lowers it more when it goes into longer training.",
     "How many numbers, and how many bits, is a digit?":
-        "No number is the size of a digit: more numbers, less error. In bits, numbers written too coarsely never win: "
-        "give those you have enough bits before you take more.",
+        "No number is the size of a digit: more numbers, less error. In bits, numbers of one bit never win: give those "
+        "you have enough bits before you take more.",
     "Do batch norm and initialisation lower the error, or only make more learning rates good?":
         "Batch norm lowers the error, and with PyTorch's first weights it makes more learning rates good. Which first "
         "weights are better without it depends on how long you train.",
