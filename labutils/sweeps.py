@@ -175,9 +175,8 @@ def tuned_sweep(
             rates = {name: [*tried, *([untried[name]] if name in untried else [])] for name, tried in rates.items()}
         best = best_rates(df)
         df = pd.concat([df, table({name: [lr] for name, lr in best.items()}, epochs, seeds)])
-        df = df.drop_duplicates(["arm", "run"], keep="last").sort_values(
-            ["lr", "seed"]
-        )  # a failed run may be tried again
+        # the last: a run that failed may have been tried again
+        df = df.drop_duplicates(["arm", "run"], keep="last").sort_values(["lr", "seed"])
         df = df.sort_values("arm", key=lambda names: names.map([*arms].index), kind="stable")
         tables.append(df.assign(best=df["lr"] == df["arm"].map(best)))
         rates = {name: [lr, lr / 2] for name, lr in best.items()}
