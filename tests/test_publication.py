@@ -10,11 +10,12 @@ from published import problems
 
 from labutils import BASELINE, run
 from labutils.kinds import BUILT_IN
+from labutils.objectives import draw_code
 from labutils.paths import ROOT
 from labutils.plots import figure
 from labutils.publish.execution import code_and_outputs, results
 from labutils.publish.publication import publish, stored_rows, write_pages
-from labutils.publish.report import save_results
+from labutils.publish.report import save_results, show
 from labutils.publish.summary import read_summary, write_summary
 from labutils.publish.words import FINDINGS, findings
 from labutils.store.folder import stored_row
@@ -25,8 +26,9 @@ HEAD = "# lab\n\n| notebook | question | answer | minutes |\n|---|---|---|--:|\n
 
 
 def executed(answer):
-    output = nbformat.v4.new_output("display_data", data={"text/markdown": f"- {answer}"})
-    cell = nbformat.v4.new_code_cell("Markdown(answer)", outputs=[output], execution_count=1)
+    texts = (show(draw_code).data, f"- {answer}")
+    outputs = [nbformat.v4.new_output("display_data", data={"text/markdown": text}) for text in texts]
+    cell = nbformat.v4.new_code_cell("Markdown(answer)", outputs=outputs, execution_count=1)
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A lesson"), cell])
 
 
@@ -148,6 +150,7 @@ PLANTED = {
     "effect.png not as published": lambda lab: (lab / "outputs" / "01_a" / "effect.png").write_bytes(b"another"),
     "01_a.ipynb not as published": planted("Markdown(answer)", "Markdown(x)", "notebooks", "01_a.ipynb"),
     "does not give the published answer": planted("New. [1, 2]", "New. [0, 3]", "notebooks", "01_a.ipynb"),
+    "it shows draw_code as it was": planted("torch.randn_like", "torch.rand_like", "notebooks", "01_a.ipynb"),
     "the README says something else": planted("[1, 2]", "[1, 3]", "README.md"),
     "other figures": lambda lab: (lab / "outputs" / "01_a" / "another.png").touch(),
 }
