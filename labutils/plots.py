@@ -147,15 +147,16 @@ def plot_curves(
     return fig
 
 
-def plot_roofline(passes: pd.DataFrame, peak: float, bandwidth: float) -> Figure:
-    """Draw the roofline of a machine with `peak` FLOP/s and a memory `bandwidth` in bytes a second, and a point for
-    each of `passes` (columns layer, pass, intensity in operations per byte moved, gflops in GFLOP/s)."""
+def plot_roofline(passes: pd.DataFrame, peak: float, bandwidths: Mapping[str, float]) -> Figure:
+    """Draw the roofline of a machine with `peak` FLOP/s and `bandwidths` of its memories in bytes a second, and a point
+    for each of `passes` (columns layer, pass, intensity in FLOP per byte moved, gflops in GFLOP/s)."""
     fig, ax = _chart(9, 5)
     x = np.geomspace(passes["intensity"].min() / 4, 3 * passes["intensity"].max(), 200)
-    ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, color=GREY, label="memory's slope, arithmetic's roof")
+    for (name, bandwidth), style in zip(bandwidths.items(), ("-", "--", ":"), strict=False):
+        ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, style, color=GREY, label=f"roof, {name}'s slope")
     for name, group in passes.groupby("pass", sort=False):
         ax.plot(group["intensity"], group["gflops"], "o", ms=5, label=name)
-    _finish(ax, "operations on each byte moved", "GFLOP/s, one thread", log="xy")
+    _finish(ax, "arithmetic intensity, FLOP per byte moved", "GFLOP/s, one thread", log="xy")
     _label_points(fig, ax, passes.set_index("layer")[["intensity", "gflops"]].assign(colour="black"))
     return fig
 

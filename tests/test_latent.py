@@ -171,7 +171,7 @@ def test_every_plot_draws_and_leaves_no_figure_open(digits):
     figures = [
         plots.plot_images({"a": x[:5], "b": x[:3].float() / 255}, columns="12345"),
         plots.plot_grids({"a": x, "b": x[:3].float() / 255}),
-        plots.plot_roofline(passes, peak=1e11, bandwidth=1e10),
+        plots.plot_roofline(passes, peak=1e11, bandwidths={"cache": 5e10, "memory": 1e10}),
         plots.plot_history({"a": history}, {"PCA-2": 0.3}),
         plots.plot_curves(
             {"a": pd.DataFrame({"x": [1, 2], "y": [3, 4], "low": [2, 3], "high": [5, 6]})},

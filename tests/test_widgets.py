@@ -396,7 +396,7 @@ def test_an_error_is_shown_and_raised(explorer, monkeypatch):
 
 
 def test_an_error_of_a_button_is_shown_too(explorer, monkeypatch):
-    monkeypatch.setattr(explorer, "_start", (torch.zeros(3), "a code of another model", None))
+    monkeypatch.setattr(explorer, "_start", lambda: explorer.load(torch.zeros(3)))
     reset = next(button for button in buttons(explorer.box) if button.description == "reset")
     reset.click()  # ipywidgets logs what a button raises
     assert "5 finite numbers" in explorer.status.line.value

@@ -82,8 +82,7 @@ class LatentExplorer(Column):
         y = NO_CLASS if y is None else y
         if y not in range(NO_CLASS, len(self.space.names)):
             raise ValueError(f"y={y!r} is no label: they go from 0 to {len(self.space.names) - 1}")
-        self._start = (z.clone(), origin, y, index)
-        self._drawing: torch.Tensor | None = None
+        self._origin, self._start = origin, partial(self.load, z.clone(), origin, y, index)
         self.z, self.y = z, y  # first: a slider that is set to them has not moved
         for unit, slider in self.sliders.items():
             slider.value = float(z[unit])
@@ -104,12 +103,12 @@ class LatentExplorer(Column):
         self.index = index
         self.load(z, f"test image {index}, a {self.space.names[label]}", label, index)
 
-    def from_drawing(self, drawing: object) -> None:
+    def from_drawing(self, drawing: object, y: int | None = None) -> None:
         """Load the code of a digit drawn on the pad, or of a picture (see `as_images`), shown beside its
-        reconstruction. A conditional model is told the label that is chosen."""
-        x = self.space.images(drawing)[:1]
-        self.load(self.space.encode(x, self.y)[0], "your drawing", self.y)
-        self._drawing = x
+        reconstruction. A conditional model is told y; None: the label that is chosen."""
+        x, y = self.space.images(drawing)[:1], self.y if y is None else y
+        self.load(self.space.encode(x, y)[0], "your drawing", y)
+        self._start = partial(self.from_drawing, x, y)
         self._show_pair(x, "your drawing")
 
     def from_digit(self, label: int) -> None:
@@ -143,15 +142,11 @@ class LatentExplorer(Column):
 
     def reset(self) -> None:
         """Load again what was loaded last."""
-        drawing = self._drawing
-        self.load(*self._start)
-        if drawing is not None:
-            self._drawing = drawing
-            self._show_pair(drawing, "your drawing")
+        self._start()
 
     def keep(self, name: str = "") -> str:
         """Store the code as a favourite, also for later sessions, and return its name."""
-        name = name or f"{len(self.favourites) + 1}: {self._start[1]}"
+        name = name or f"{len(self.favourites) + 1}: {self._origin}"
         self.favourites = add_favourite(self._favourites_file, name, [round(v, 6) for v in self.z.tolist()], self.y)
         self.favourite.options = [FAVOURITES, *self.favourites]
         self.status.say(f"kept as “{name}”")

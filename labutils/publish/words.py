@@ -15,8 +15,8 @@ FINDINGS = (
     ("05_ablation_activation",
      rf"tanh × ({INTERVAL}) / × ({INTERVAL}).*tanh would have had (\S+) times the error",
      "How bad tanh is depends on the learning rate.",
-     "After one epoch at one rate for both it has {2} times the error of ReLU; each at its own best rate, {0} times, "
-     "and after six epochs {1} times."),
+     "After one epoch at one rate for both its validation error is {2} times that of ReLU. Each at its own best rate, "
+     "its test error is {0} times that of ReLU, and after six epochs {1} times."),
     ("07_tradeoff",
      rf"/ ({INTERVAL}) of the error .* together they are ({INTERVAL}) times the product",
      "Improvements add up, but not fully.",
@@ -76,8 +76,8 @@ PLAIN = {
         "Small shifts of the training images help; tanh, half the channels and no batch norm harm. Two seeds a row "
         "resolve about a third of such a table, and all seeds confirm the direction of what they resolve; from about a "
         "dozen seeds on the test images are the larger uncertainty.",
-    "How much sooner can the same autoencoder be as good, and how far is a step from the machine's limit?":
-        "More than ten times sooner, and most of that is fewer steps, not quicker ones. A step costs several times "
+    "How much sooner can an autoencoder be as good, and how far is a step from the machine's limit?":
+        "More than ten times sooner, and most of that is fewer steps, not quicker ones. A step costs more than twice "
         "what its arithmetic would. On a graphics card it waits for Python, unless it is recorded.",
     "Which findings on digits hold for clothes, with the same sign and the same size?":
         "All three changes whose sign could have turned keep it. Most effects are smaller on clothes. And a VAE of "
