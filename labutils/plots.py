@@ -152,7 +152,7 @@ def plot_roofline(passes: pd.DataFrame, peak: float, bandwidths: Mapping[str, fl
     for each of `passes` (columns layer, pass, intensity in FLOP per byte moved, gflops in GFLOP/s)."""
     fig, ax = _chart(9, 5)
     x = np.geomspace(passes["intensity"].min() / 4, 3 * passes["intensity"].max(), 200)
-    for (memory, bandwidth), style in zip(bandwidths.items(), ("-", "--", ":"), strict=False):
+    for (memory, bandwidth), style in zip(bandwidths.items(), cycle(("-", "--", ":")), strict=False):
         ax.plot(x, np.minimum(peak, bandwidth * x) / 1e9, style, color=GREY, label=f"roof, {memory}'s slope")
     for name, group in passes.groupby("pass", sort=False):
         ax.plot(group["intensity"], group["gflops"], "o", ms=5, label=name)

@@ -7,7 +7,7 @@ from typing import Any
 from labutils.paths import ROOT
 from labutils.publish.execution import code_cells, results
 from labutils.publish.publication import SCREENSHOTS, foreign_runs, published_sums, readme_of
-from labutils.store.source import code_lines
+from labutils.store.source import without_words
 
 SHOWN = re.compile(r"`(\S+)`, in `(labutils/\S+\.py)`:\n\n```python\n(.*?)```", re.DOTALL)  # what report.show writes
 
@@ -36,7 +36,7 @@ def problems(root: Path = ROOT) -> list[str]:
         if summary["answer"] not in text:
             found.append(f"{stem}: the notebook does not give the published answer")
         for name, place, source in SHOWN.findall(text):
-            if _code(source) not in _code((ROOT / place).read_text(encoding="utf-8")):
+            if without_words(source) not in without_words((ROOT / place).read_text(encoding="utf-8")):
                 found.append(f"{stem}: it shows {name} as it was, not as {place} has it today")
         try:
             if foreign := foreign_runs(folder):
@@ -44,10 +44,6 @@ def problems(root: Path = ROOT) -> list[str]:
         except ValueError as error:
             found.append(str(error))
     return found
-
-
-def _code(source: str) -> str:
-    return "\n".join(code_lines(source).values())
 
 
 def _text(cell: dict[str, Any]) -> str:

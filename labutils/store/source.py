@@ -92,7 +92,7 @@ class _Walk:
             self._add(thing.__name__)
             if is_yours(thing):
                 self.modules.add(thing)
-                self._add(_without_words(inspect.getsource(thing)))
+                self._add(without_words(inspect.getsource(thing)))
         elif isinstance(thing, (FunctionType, type)):
             self._visit_definition(thing)
         elif inspect.isroutine(thing):  # of another language
@@ -123,7 +123,7 @@ class _Walk:
             self._visit_all("class", [thing.__bases__, parts])
             return
         try:
-            self._add(_without_words(textwrap.dedent(inspect.getsource(thing))))
+            self._add(without_words(textwrap.dedent(inspect.getsource(thing))))
         except OSError as error:
             where = f"{thing.__qualname__} has no source that could be compared later"
             raise ValueError(f"{where}: define it in a notebook's cell or in a file") from error
@@ -158,7 +158,7 @@ def _globals(code: CodeType) -> Iterator[str]:
             yield from _globals(constant)
 
 
-def _without_words(source: str) -> str:
+def without_words(source: str) -> str:
     """Return a source without comments, docstrings and blank lines; part of a line, such as a lambda, as it stands."""
     try:
         return "\n".join(code_lines(source).values())
