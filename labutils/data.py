@@ -7,7 +7,6 @@ from itertools import cycle, islice, zip_longest
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from labutils import download, own
 from labutils.config import IMAGE_SIZE, Config, stream_seed
@@ -72,6 +71,11 @@ class Dataset:
     def channels(self) -> int:
         """1 of grey images, 3 of RGB."""
         return self.train.images.shape[1]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # unproved: no run asks for it
+        """The names of the classes, by label; "picture" alone where there are none."""
+        return self.classes or ("picture",)  # unproved: nor this
 
 
 def is_shipped(name: str) -> bool:
@@ -196,9 +200,17 @@ def labelled(split: Split, n: int | None, seed: int) -> Split:
     if n is None or _is_all(split, n):
         return split
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(stream_seed(seed, "labels")))
-    one_hot = F.one_hot(split.labels.cpu()[order])
-    rank_in_class = (one_hot.cumsum(0) * one_hot).sum(1)  # 1 for the first drawn of its class, 2 for the second …
-    return split.take(order[rank_in_class.argsort(stable=True)[:n]])
+    return split.take(order[rank_in_class(split.labels.cpu()[order]).argsort(stable=True)[:n]])
+
+
+def rank_in_class(labels: torch.Tensor) -> torch.Tensor:
+    """(N,) of labels (N,): 0 for the first image of its class, 1 for the second …"""
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts  # where each class begins in that order
+    ranks = torch.empty_like(labels)
+    ranks[order] = torch.arange(len(labels)) - first[labels[order]]
+    return ranks
 
 
 def training_images(config: Config, data: Dataset) -> Split:

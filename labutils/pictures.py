@@ -22,7 +22,7 @@ DIGIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9
 
 def class_names(dataset: str) -> tuple[str, ...]:  # unproved: no run asks for it
     """Return the names of a data set's classes, by label; "picture" alone where there are none."""
-    return CLASSES.get(dataset) or load_dataset(dataset).classes or ("picture",)
+    return CLASSES.get(dataset) or load_dataset(dataset).class_names
 
 
 def png(images: torch.Tensor, columns: int = 0) -> bytes:  # unproved: no run asks for it

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pandas as pd
 import torch
 from torch import nn
 
 from labutils.config import Config
-from labutils.data import Split, batches
+from labutils.data import Split, batches, rank_in_class
 from labutils.device import eval_mode, private_noise, resolve_device, resolve_precision
 from labutils.kinds import AUTOENCODER_MEASURES, KINDS
 from labutils.models import build_model, image_shape
@@ -28,8 +27,7 @@ def try_batch(config: Config, train: Split) -> None:
     if n < 2:
         return
     device = resolve_device(config.device)
-    in_its_class = pd.Series(train.labels.tolist()).groupby(train.labels.tolist()).cumcount().to_numpy()
-    few = train.take(torch.from_numpy((in_its_class // 2).argsort(kind="stable")[:n])).to(device)
+    few = train.take((rank_in_class(train.labels) // 2).argsort(stable=True)[:n]).to(device)  # two of each class
     bfloat16 = resolve_precision(config.precision, device) == "bfloat16"
     with private_noise(config.seed, "trial", device):
         with _part(config, "network(config) has to return an nn.Module"):

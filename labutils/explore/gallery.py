@@ -27,7 +27,7 @@ def epoch_gallery(
     root = Path(folder) / Path(data.name).name / config.model
     noise = codes.sample_normal(64, config.latent_dim)
     mapped, shown = (subset(data.val, min(n, len(data.val))) for n in (1000, 12))
-    names = data.classes or ("picture",)
+    names = data.class_names
     found = [(mapped.labels == label).nonzero().flatten().tolist() for label in (2, 5)]
     ends = [found[0][0], found[1][0]] if all(found) else [0, len(mapped) - 1]
     way = " → ".join(names[int(mapped.labels[end])] for end in ends)

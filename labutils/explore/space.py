@@ -48,7 +48,7 @@ class Space:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the classes, by label; "picture" alone where there are none."""
-        return self.data.classes or ("picture",)
+        return self.data.class_names
 
     def images(self, source: object) -> torch.Tensor:
         """Return images as the model knows them of pictures or arrays, see `Run.images`."""
