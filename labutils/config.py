@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from labutils.kinds import AUTOENCODER_MEASURES, BUILT_IN, KINDS, Kind, OwnField, has_field
+from labutils.kinds import AUTOENCODER_MEASURES, BUILT_IN, COLUMNS, KINDS, Kind, OwnField, has_field
 
 IMAGE_SIZE = 28
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "elu", "tanh")
@@ -226,16 +226,20 @@ def add_kind(
         own: further fields, each an `option`.
         labelled: whether it learns labels.
 
-    A name that is taken or no identifier, or a field that is none, is a ValueError.
+    A name that is taken, also by a column of tables (kinds.COLUMNS), or no identifier, or a field that is none, is a
+    ValueError.
     """
     known = Config.__dataclass_fields__
     if not name.isidentifier() or name in BUILT_IN:
         raise ValueError(f"{name!r} must be a name of letters, digits and _ other than {', '.join(BUILT_IN)}")
     if wrong := [f for f in fields if f not in known]:
         raise ValueError(f"fields={wrong} are none of Config: name those of your own in own={{…}}")
-    if wrong := [f for f, value in (own or {}).items() if f in known or not f.isidentifier() or not _is_option(value)]:
-        raise ValueError(f"own={wrong} must be new names, each with an option(default, its meaning), the default a "
-                         "number, a text, True or False")  # fmt: skip
+    taken = {*known, *COLUMNS}
+    if wrong := [f for f, value in (own or {}).items() if f in taken or not f.isidentifier() or not _is_option(value)]:
+        raise ValueError(
+            f"own={wrong} must be new names, no field of Config and no column of a table such as scale, "
+            "each with an option(default, its meaning), the default a number, a text, True or False"
+        )
     own_fields = tuple(OwnField(f, value.default, tuple(value.metadata.items())) for f, value in (own or {}).items())
     KINDS[name] = Kind(network, objective, measures or AUTOENCODER_MEASURES, tuple(fields), labelled, own_fields)
     return partial(_config_of_kind, name, config_class(name))

@@ -78,6 +78,11 @@ KINDS = {
 
 
 BUILT_IN = tuple(KINDS)
+# columns that a table of runs has beside the fields of Config, and a list of the store
+COLUMNS = ("scale", "platform", "python", "torch", "numpy", "run", "error", "arm", "best", "pca_mse", "mean_image_mse",
+           "test_mse", "val_mse", "train_mse", "test_bce", "psnr", "ssim", "n_params", "macs", "latency_ms",
+           "batch_latency_ms", "code_bytes", "seconds", "images_per_second", "name", "state", "bytes", "days", "result",
+           "note")  # fmt: skip
 _OF_SOME = frozenset(field for kind in KINDS.values() for field in kind.fields)
 
 

@@ -22,10 +22,11 @@ from labutils.cli.main import main
 from labutils.config import add_kind, option
 from labutils.explore.explorer import LatentExplorer
 from labutils.explore.latent_map import LatentMap
-from labutils.kinds import CONVOLUTIONS, KINDS
+from labutils.kinds import COLUMNS, CONVOLUTIONS, KINDS
 from labutils.models import Autoencoder, conv_autoencoder
 from labutils.store.key import recipe
 from labutils.store.listing import USELESS, select, survey
+from labutils.store.source import source_and_modules
 from labutils.store.weights import RunError
 from labutils.trial import try_batch
 
@@ -70,6 +71,8 @@ def test_it_is_trained_stored_and_compared_as_the_built_in_ones_are(noisy, store
     assert load_run(again.path.name).config == again.config
     assert replace(again.config, noise=1).noise == 1.0
     assert {"noisy", "cae"} == set(stored_runs()["model"])
+    columns = {*table, *tuned, *survey()} - {*noisy.args[1].__dataclass_fields__}
+    assert columns <= {*COLUMNS}, "no field of one's own may have the name of another column"
     assert summarize(table)["n"].tolist() == [2, 2], "its own field tells configurations apart"
     assert len(select(survey(), {"noise": "0.5"})) == 2
     with pytest.raises(ValueError, match=r"no best learning rates.*tune="):
@@ -90,6 +93,9 @@ def test_its_fields_are_checked_as_those_of_config(noisy):
         add_kind("cae", conv_autoencoder, denoising)
     with pytest.raises(ValueError, match="own="):
         add_kind("other", conv_autoencoder, denoising, own={"lr": option(1.0, "taken")})
+    for column in ("scale", "bytes", "val_mse"):
+        with pytest.raises(ValueError, match=r"own=.*column of a table"):
+            add_kind("other", conv_autoencoder, denoising, own={column: option(1.0, "taken")})
     with pytest.raises(ValueError, match="own="):
         add_kind("other", conv_autoencoder, denoising, own={"noise": 0.3})
     with pytest.raises(ValueError, match="fields="):
@@ -135,9 +141,35 @@ class Network(nn.Module):
 def objective(config):
     return lambda model, x, y, progress: {"loss": F.mse_loss(model(blurred(x) * STRENGTH), x, reduction="sum") / len(x)}
 '''
+# what hides code: decorators, a cache, two names of one function
+DECORATED = SOURCE.replace("import torch\n", "import functools\nimport torch\n", 1).replace(
+    "def blurred(x):", '''POOLS = (F.avg_pool2d, F.max_pool2d)
+SECOND = F.avg_pool2d
+
+
+def halved(function):
+    @functools.wraps(function)
+    def wrapper(x):
+        return function(x) / 2
+
+    return wrapper
+
+
+@functools.cache
+def side():
+    return 3
+
+
+@torch.no_grad()
+@halved
+def blurred(x):'''
+).replace("return F.avg_pool2d(x, 3, 1, 1)", "return POOLS[0](x, side(), 1, 1) + SECOND(x, 3, 1, 1)")  # fmt: skip
 EDITS = {
     "a function's number": ("return self.up(z)", "return 2 * self.up(z)"),
-    "a function that is called": ("F.avg_pool2d(x, 3, 1, 1)", "F.avg_pool2d(x, 5, 1, 2)"),
+    "a function that is called": ("+ SECOND(x, 3, 1, 1)", "+ SECOND(x, 5, 1, 2)"),
+    "a function that is cached": ("return 3", "return 5"),
+    "a decorator": ("return function(x) / 2", "return function(x) / 3"),
+    "which of two": ("SECOND = F.avg_pool2d", "SECOND = F.max_pool2d"),
     "a value": ("STRENGTH = 0.3", "STRENGTH = 0.4"),
     "a class's value": ("width = 4", "width = 5"),
     "a lambda": ('reduction="sum") / len(x)', 'reduction="sum")'),
@@ -167,13 +199,13 @@ def forgotten():
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_renames_its_runs(tmp_path, forgotten, edit):
-    defined(tmp_path, SOURCE)
+    defined(tmp_path, DECORATED)
     before = recipe("blurry")
-    defined(tmp_path, SOURCE.replace('"""Blurred."""', '"""As a box does."""').replace("  # by a box", ""))
+    defined(tmp_path, DECORATED.replace('"""Blurred."""', '"""As a box does."""').replace("  # by a box", ""))
     assert recipe("blurry") == before, "words are no code"
     old, new = EDITS[edit]
-    assert SOURCE.count(old) == 1
-    defined(tmp_path, SOURCE.replace(old, new))
+    assert DECORATED.count(old) == 1
+    defined(tmp_path, DECORATED.replace(old, new))
     assert recipe("blurry") != before
 
 
@@ -187,12 +219,31 @@ def test_what_is_installed_anywhere_is_named_and_not_read(tmp_path, forgotten, f
 
 
 def test_a_method_of_a_type_in_c_is_named(tmp_path, forgotten):
-    defined(tmp_path, SOURCE.replace("STRENGTH = 0.3", "positive, STRENGTH = torch.Tensor.relu, 0.3")
-            .replace("return F.avg_pool2d(x, 3, 1, 1)", "return positive(F.avg_pool2d(x, 3, 1, 1))"))  # fmt: skip
+    source = DECORATED.replace("function(x) / 2", "positive(function(x))")
+    defined(tmp_path, source.replace("STRENGTH = 0.3", "positive, STRENGTH = torch.Tensor.relu, 0.3"))
     before = recipe("blurry")
-    defined(tmp_path, SOURCE.replace("STRENGTH = 0.3", "positive, STRENGTH = torch.Tensor.tanh, 0.3")
-            .replace("return F.avg_pool2d(x, 3, 1, 1)", "return positive(F.avg_pool2d(x, 3, 1, 1))"))  # fmt: skip
+    defined(tmp_path, source.replace("STRENGTH = 0.3", "positive, STRENGTH = torch.Tensor.tanh, 0.3"))
     assert recipe("blurry") != before
+
+
+def test_a_module_counts_with_the_modules_of_yours_that_it_imports(tmp_path, forgotten, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits within a second
+    (tmp_path / "middle_module.py").write_text("from deep_module import strength\n")
+    names = []
+    for value in ("0.3", "0.4"):
+        (tmp_path / "deep_module.py").write_text(f"def strength():\n    return {value}\n")
+        for name in ("middle_module", "deep_module"):
+            sys.modules.pop(name, None)
+        source = SOURCE.replace("import torch\n", "import torch\nimport middle_module\n", 1)
+        importlib.invalidate_caches()
+        kind = defined(tmp_path, source.replace("* STRENGTH", "* middle_module.strength()"))
+        names.append(recipe("blurry"))
+    assert names[0] != names[1]
+    modules = source_and_modules(KINDS[kind.args[0]])[1]
+    assert {module.__name__ for module in modules} >= {"middle_module", "deep_module"}, "which workers get"
+    for name in ("middle_module", "deep_module"):
+        sys.modules.pop(name)
 
 
 def test_an_edit_counts_without_defining_the_kind_again(noisy, monkeypatch):

@@ -3,6 +3,7 @@
 import ast
 import dis
 import hashlib
+import importlib.util
 import inspect
 import io
 import re
@@ -50,7 +51,7 @@ class _Walk:
     def __init__(self, kind: Kind) -> None:
         self.digest = hashlib.sha256()
         self.modules: set[ModuleType] = set()
-        self._seen: dict[int, Any] = {}  # holds what it names, so that no number is used twice
+        self._seen: dict[int, tuple[int, Any]] = {}  # which it was; holds it, so that no id is used twice
         own = [(f.name, f.default, [item for item in f.metadata if item[0] != "help"]) for f in kind.own]
         self._visit([kind.network, kind.objective, kind.measures, kind.fields, own, kind.labelled])
 
@@ -82,9 +83,9 @@ class _Walk:
         elif inspect.ismethod(thing):
             self._visit_all("method", [thing.__func__, thing.__self__])
         elif id(thing) in self._seen:
-            self._add("again")
+            self._add(f"again {self._seen[id(thing)][0]}")
         else:
-            self._seen[id(thing)] = thing
+            self._seen[id(thing)] = len(self._seen), thing
             self._visit_once(thing)
 
     def _visit_once(self, thing: Any) -> None:
@@ -92,9 +93,13 @@ class _Walk:
             self._add(thing.__name__)
             if is_yours(thing):
                 self.modules.add(thing)
-                self._add(without_words(inspect.getsource(thing)))
+                source = inspect.getsource(thing)
+                self._add(without_words(source))
+                self._visit_all("imports", _imported(source, thing.__package__))
         elif isinstance(thing, (FunctionType, type)):
             self._visit_definition(thing)
+        elif inspect.isroutine(thing) and hasattr(thing, "__wrapped__"):  # a function under functools.cache
+            self._visit_all("wrapped", [type(thing), thing.__wrapped__])
         elif inspect.isroutine(thing):  # of another language
             self._add(f"{getattr(thing, '__module__', '')}.{thing.__qualname__}")  # a method of a C type has none
         else:
@@ -111,25 +116,30 @@ class _Walk:
         self.digest.update(text.encode() + b"\0")
 
     def _visit_definition(self, thing: FunctionType | type) -> None:
-        module = sys.modules.get(thing.__module__)
-        if module is not None and not is_yours(module):
+        # a decorated function says that it is of the module of what it wraps
+        names = [thing.__module__, *([] if isinstance(thing, type) else [thing.__globals__.get("__name__", "")])]
+        yours = [module for name in names if (module := sys.modules.get(name)) is None or is_yours(module)]
+        if not yours:
             self._add(f"{thing.__module__}.{thing.__qualname__}")
             return
-        if module is not None:
-            self.modules.add(module)
+        self.modules |= {module for module in yours if module is not None}
         self._add(thing.__qualname__)
         if isinstance(thing, type):  # by its parts: of a class in a cell Python does not know the source
             parts = {name: part for name, part in sorted(vars(thing).items()) if not _is_by_python(name, part)}
             self._visit_all("class", [thing.__bases__, parts])
             return
-        try:
-            self._add(without_words(textwrap.dedent(inspect.getsource(thing))))
+        closure = dict(sorted(inspect.getclosurevars(thing).nonlocals.items()))
+        self._visit_all("uses", [thing.__defaults__, thing.__kwdefaults__, closure])
+        code = thing.__code__
+        if sys.modules.get(names[1]) not in yours:  # made by an installed decorator; what it wraps is in the closure
+            self._add(f"{names[1]}.{code.co_qualname}")
+            return
+        try:  # the code's own source: the function's is that of what it wraps
+            self._add(without_words(textwrap.dedent(inspect.getsource(code))))
         except OSError as error:
             where = f"{thing.__qualname__} has no source that could be compared later"
             raise ValueError(f"{where}: define it in a notebook's cell or in a file") from error
-        closure = dict(sorted(inspect.getclosurevars(thing).nonlocals.items()))
-        used = {name: thing.__globals__[name] for name in sorted({*_globals(thing.__code__)} & {*thing.__globals__})}
-        self._visit_all("uses", [thing.__defaults__, thing.__kwdefaults__, closure, used])
+        self._visit({name: thing.__globals__[name] for name in sorted({*_globals(code)} & {*thing.__globals__})})
 
 
 def _is_by_python(name: str, part: Any) -> bool:
@@ -146,6 +156,19 @@ def is_yours(module: ModuleType) -> bool:
         return False
     path = Path(file).resolve()
     return not PACKAGES & {*path.parts} and not any(path.is_relative_to(p) for p in (*STANDARD, ROOT / "labutils"))
+
+
+def _imported(source: str, package: str | None) -> list[ModuleType]:
+    """Return your own modules that a module's source imports, by name."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    found = [sys.modules[name] for name in sorted(names & {*sys.modules})]
+    return [module for module in found if is_yours(module)]
 
 
 def _globals(code: CodeType) -> Iterator[str]:
