@@ -12,6 +12,7 @@ from test_latent_map import Own
 from test_widgets import TINY, trained_like
 
 from labutils import LatentExplorer
+from labutils.explore.network import decoder_spec, encoder_spec
 from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
 
@@ -38,6 +39,20 @@ def test_what_the_page_cannot_decode_is_refused(digits, tmp_path):
         export_html(model, tmp_path / "page.html", digits)
     with pytest.raises(ValueError, match="Own"):
         export_html(Own(trained_like(TINY)), tmp_path / "page.html", digits)
+    for layer in (torch.nn.ELU(alpha=0.3), torch.nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2),
+                  torch.nn.Conv2d(4, 4, 3, padding=2, dilation=2), torch.nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
+                  torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")):  # fmt: skip
+        model = trained_like(TINY)
+        model.decoder.append(layer)
+        with pytest.raises(ValueError, match=rf"cannot compute {type(layer).__name__}"):
+            decoder_spec(model)
+    model = trained_like(TINY)
+    model.__class__ = type("Brighter", (type(model),), {"decode": lambda self, z, y=None: 1 - z})
+    with pytest.raises(ValueError, match="cannot decode with a Brighter"):
+        decoder_spec(model)
+    model.__class__ = type("Blinder", (type(model),), {"encode": lambda self, x: x.flatten(1)})
+    with pytest.raises(ValueError, match="cannot encode with a Blinder"):
+        encoder_spec(model)
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     with pytest.raises(ValueError, match="cannot classify with a Sequential"):
         export_html(trained_like(TINY), tmp_path / "page.html", digits, classifier=plain)

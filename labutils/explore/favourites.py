@@ -10,7 +10,7 @@ from torch import nn
 from labutils.paths import outputs_dir
 from labutils.store.files import write_atomically
 
-Favourites = dict[str, dict[str, Any]]  # by name: z, a list of numbers, and y, the label or None
+Favourites = dict[str, dict[str, Any]]  # by name: z, a list of numbers, and y, the label, −1 for none
 
 
 def favourites_file(name: str, model: nn.Module) -> Path:
@@ -27,7 +27,7 @@ def read_favourites(file: Path) -> Favourites:
         raise ValueError(f"{file} holds no favourites ({error}): mend it, or delete it") from None
 
 
-def add_favourite(file: Path, name: str, z: list[float], y: int | None) -> Favourites:
+def add_favourite(file: Path, name: str, z: list[float], y: int) -> Favourites:
     """Add a favourite to those in the file and return all."""
     favourites = {**read_favourites(file), name: {"z": z, "y": y}}
     write_atomically(file, json.dumps(favourites, indent=1, ensure_ascii=False).encode())

@@ -26,7 +26,7 @@ def packed(values: torch.Tensor | np.ndarray, dtype: str = "<f4") -> str:
 def decoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
     not the lab's, or a layer that network.js does not know, is a ValueError."""
-    if not isinstance(model, (Autoencoder, VAE)):
+    if getattr(type(model), "decode", None) not in (Autoencoder.decode, VAE.decode):
         remedy = "models.Autoencoder(config, …) of two nn.Sequential can be exported, LatentExplorer takes any"
         raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does; {remedy}")
     labels = model.classes if getattr(model, "conditional", False) else 0
@@ -37,6 +37,8 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
 def encoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return the layers from an image to a code, latent_dim, and of a conditional_vae label_shift (labels,latent_dim),
     what each label adds to mu. Errors as in `decoder_spec`."""
+    if getattr(type(model), "encode", None) not in (Autoencoder.encode, VAE.encode, Classifier.encode):
+        raise ValueError(f"a page cannot encode with a {type(model).__name__}: only Python knows how it does")
     layers = _layers(model.encoder, channels_of(model))
     spec: dict[str, Any] = {"layers": layers, "latent_dim": model.latent_dim}
     if getattr(model, "conditional", False):
@@ -76,7 +78,7 @@ def _layers(network: object, channels: int = 1) -> list[dict[str, Any]]:
         if isinstance(module, (nn.Flatten, nn.Unflatten)) and channels > 1:
             layers.append({"kind": "transpose", "rows": -1 if isinstance(module, nn.Flatten) else channels,
                            "columns": channels if isinstance(module, nn.Flatten) else -1})  # fmt: skip
-        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and _is_plain(module):
             layers.append(_convolution(module))
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             scale = 1 / (module.get_buffer("running_var") + module.eps).sqrt()
@@ -87,12 +89,21 @@ def _layers(network: object, channels: int = 1) -> list[dict[str, Any]]:
             layers.append({"kind": "residual", "layers": _layers(module.block)})
         elif isinstance(module, nn.LeakyReLU):
             layers.append({"kind": "leaky_relu", "slope": module.negative_slope})
-        elif type(module) in SIMPLE and getattr(module, "approximate", "none") == "none":
+        elif type(module) in SIMPLE and _is_plain(module):
             layers.append({"kind": SIMPLE[type(module)]})
         elif not isinstance(module, RESHAPES):
-            known = ", ".join(["convolutions", "dense layers", "batch norm", *SIMPLE.values(), "leaky_relu"])
+            known = ", ".join(["square convolutions", "dense layers", "batch norm", *SIMPLE.values(), "leaky_relu"])
             raise ValueError(f"a page cannot compute {module}: network.js knows {known}; LatentExplorer takes any")
     return layers
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a layer's other arguments are their defaults: network.js computes no others."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        sizes = (module.kernel_size, module.stride, module.padding, module.output_padding)
+        square = all(not isinstance(size, str) and len({*size}) == 1 for size in sizes)
+        return square and module.groups == 1 and {*module.dilation} == {1} and module.padding_mode == "zeros"
+    return getattr(module, "approximate", "none") == "none" and getattr(module, "alpha", 1.0) == 1.0
 
 
 def _convolution(module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:

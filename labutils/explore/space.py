@@ -10,7 +10,7 @@ from torch import nn
 
 from labutils.codes import encode_images, sample_any_scale, sample_normal
 from labutils.config import Config
-from labutils.data import Dataset, Split, data_of, is_shipped, subset, to_float
+from labutils.data import Dataset, Split, data_of, is_pinned, subset, to_float
 from labutils.device import eval_mode
 from labutils.evaluation import unit_kl
 from labutils.pictures import as_images
@@ -53,7 +53,7 @@ class Space:
     def images(self, source: object) -> torch.Tensor:
         """Return images as the model knows them of pictures or arrays, see `Run.images`."""
         data = self.data
-        return as_images(source, data.image_size, data.channels, whole=not is_shipped(data.name))
+        return as_images(source, data.image_size, data.channels, whole=not is_pinned(data.name))
 
     @property
     def latent_dim(self) -> int:

@@ -114,8 +114,9 @@ def code_cells(notebook: Path) -> list[dict[str, Any]]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the summaries in a folder of results, by notebook."""
-    return {path.parent.name: read_summary(path.parent) for path in sorted(folder.glob("[0-9]*/summary.json"))}
+    """Return the summaries in a folder of results, by notebook, each with its folder."""
+    found = [path.parent for path in sorted(folder.glob("[0-9]*/summary.json"))]
+    return {path.name: read_summary(path) | {"folder": str(path)} for path in found}
 
 
 def _execute(path: Path, folder: Path, dataset: str) -> dict[str, Any]:
@@ -252,7 +253,7 @@ class PageExporter(HTMLExporter):
 
 def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer: str = "", address: str = "") -> None:
     """Write a notebook as a page with its contents beside it: formulas in MathML, figures with their descriptions,
-    cells with the tag "hide-input" folded.
+    cells with the tag "hide-input", and those of imports alone, folded.
 
     `series` names the notebooks that have a page beside it, for the links to the previous and the next; `explorer` is
     the address of an explorer's page, to stand where the notebook has its sliders; `address` that of the repository,
@@ -268,8 +269,11 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
     before, after = next(((a, b) for a, stem, b in threes if stem == notebook.stem), ("", ""))
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     question = re.search(r"\*\*(?:The question|Question)\.\*\* (.+)", text)
-    for cell in [cell for cell in nb.cells if cell.cell_type == "code" and "LatentExplorer(" in cell.source][:1]:
+    cells = [cell for cell in nb.cells if cell.cell_type == "code"]
+    for cell in [cell for cell in cells if "LatentExplorer(" in cell.source][:1]:
         cell.metadata["explorer"] = explorer
+    for cell in cells:
+        cell.metadata["imports"] = not IMPORT.sub("", cell.source).strip()
     resources = {
         "metadata": {"name": notebook.stem}, "style": STYLE.read_text(encoding="utf-8"),
         "title": title[1] if (title := re.search(r"^# (.+)", text, re.MULTILINE)) else notebook.stem,

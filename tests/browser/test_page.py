@@ -216,6 +216,18 @@ def test_the_page_fits_a_telephone(browser, digits, tmp_path):
     page.locator("#sliders input").last.scroll_into_view_if_needed()
     box = page.locator("#picture").bounding_box()
     assert 0 <= box["y"] < 300, "the picture stays in sight of its sliders"
+    slider = page.locator("#sliders input").nth(5)
+    before, box, scrolled = slider.input_value(), slider.bounding_box(), page.evaluate("scrollY")
+    finger = {"x": box["x"] + 0.8 * box["width"], "y": box["y"] + box["height"] / 2}
+    touch = page.context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
+    for step in range(15):
+        moved = {**finger, "y": finger["y"] + 10 * step}
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [moved]})
+        page.wait_for_timeout(16)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert page.evaluate("scrollY") < scrolled - 50
+    assert slider.input_value() == before, "a finger that scrolls changes no code"
     page.screenshot(path=SEEN / "telephone_sliders.png")
     page.close()
 
