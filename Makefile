@@ -50,7 +50,7 @@ site: $(READY)           ## write build/site from what is published: pages for a
 
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.13" % v[:2])'
-	@echo 'Setting up .venv: some minutes and about 6 GB, once'
+	@echo 'Setting up .venv: some minutes and almost 7 GB, once'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -179,7 +179,7 @@ def test_runs_of_another_code_are_not_published(lab, monkeypatch):
 
 
 def test_an_answer_that_contradicts_a_finding_is_not_published(lab, monkeypatch):
-    monkeypatch.setattr("labutils.publish.words.FINDINGS", (("01_a", "what it never said", "Claim.", "Words."),))
+    monkeypatch.setattr("labutils.publish.words.FINDINGS", (("01_a", "what it never said", "Claim.", "Words.", {}),))
     before = {path: path.read_bytes() for path in lab.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="01_a: its answer has changed"):
         publish(lab)

@@ -2,38 +2,44 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from labutils.stats import summarize
+
 INTERVAL = r"\d[\d.]* \[[^]]+\]"  # a number with its interval
-# notebook, what to take from its answer, the finding, and the sentences that take it
-FINDINGS = (
+# notebook, what to take from its answer, the finding, the sentences that take it, and rows of its table (column → what
+# stands in it), of which {name} takes a column's mean with its interval
+FINDINGS: tuple[tuple[str, str, str, str, Mapping[str, str]], ...] = (
     ("01_baseline",
      rf"With (\d+) numbers .*? test MSE is ({INTERVAL}) after (\d+) epochs: (\S+) times below PCA .*?, (\S+) times",
-     "A network chooses better numbers than PCA.",
+     "A network makes more of {0} numbers than PCA.",
      "With {0} numbers a digit, a small convolutional autoencoder has a mean squared error of {1} per pixel on test "
-     "images after {2} epochs. PCA's is {3} times as large, that of a linear network {4} times."),
+     "images after {2} epochs. PCA's is {3} times as large, that of a linear network with a sigmoid {4} times.", {}),
     ("05_ablation_activation",
-     rf"tanh × ({INTERVAL}) / × ({INTERVAL}).*tanh would have had (\S+) times the error",
+     rf"tanh × ({INTERVAL}) / × ({INTERVAL}).*At the rate (\S+) for both, tanh would have had (\S+) times the error",
      "How bad tanh is depends on the learning rate.",
-     "After one epoch at one rate for both its validation error is {2} times that of ReLU. Each at its own best rate, "
-     "its test error is {0} times that of ReLU, and after six epochs {1} times."),
+     "Each at its own best rate, its test error is {0} times that of ReLU after one epoch and {1} times after six. Had "
+     "both been given the rate {2} for one epoch, its validation error would have been {3} times as large.", {}),
     ("07_tradeoff",
      rf"/ ({INTERVAL}) of the error .* together they are ({INTERVAL}) times the product",
-     "Improvements add up, but not fully.",
-     "SiLU and batch norm cost next to nothing and together leave {0} of the error after long training. That is {1} "
-     "times what the product of their two effects promises."),
+     "Improvements combine, but not fully.",
+     "SiLU and batch norm cost next to nothing. Together they leave {0} of the error after long training, which is {1} "
+     "times what their two single effects would multiply to.", {}),
     ("08_vae",
      rf"It pays with × ({INTERVAL}) the squared error",
-     "A VAE pays for codes that one can draw.",
-     "Its reconstructions have {0} times the squared error of an autoencoder with the same layers and recipe."),
+     "A VAE's codes come from a known distribution, and it pays with detail.",
+     "Its reconstructions, decoded from the mean of each code's distribution, have {0} times the squared error of an "
+     "autoencoder with the same layers and recipe.", {}),
     ("09_sampling",
-     r"Fréchet distance (\S+) \(two real sets (\S+) to (\S+)\), (\S+) recognised.* VAE with a learned prior (\S+), "
-     r"with N\(0, I\) (\S+)\. ",
-     "An autoencoder can invent digits, with a learned prior.",
-     "Once a second, small network, told the digit, has learned where the codes lie, the invented digits are as a set "
-     "nearly as close to real ones as those to each other: their Fréchet distance is {0} (between two real sets {1} "
-     "to {2}; for a VAE with the same help {4}, with nothing but its own prior {5}). A classifier recognises {3} of "
-     "them."),
+     r"Fréchet distance \S+ \(two real sets (\S+) to (\S+)\)",
+     "With a learned prior, an autoencoder invents digits.",
+     "A second, small network, told the digit, learns where the codes of real digits lie; a classifier then recognises "
+     "{recognised:.1%} of the digits that are decoded from its codes. As a set these are at a Fréchet distance of "
+     "{Fréchet:.1f} from real digits, and two sets of real ones are {0} to {1} apart.",
+     {"model": "AE", "codes": "learned prior"}),
 )  # fmt: skip
 
 # question → its answer in words; the numbers come from the summary. With another question goes its answer.
@@ -46,8 +52,8 @@ PLAIN = {
         "On more training first. Wider layers lower the error as well, but within six epochs the same "
         "arithmetic lowers it more when it goes into longer training.",
     "How many numbers, and how many bits, is a digit?":
-        "No number is the size of a digit: more numbers, less error. In bits, numbers of one bit never win: give those "
-        "you have enough bits before you take more.",
+        "No number is the size of a digit: more numbers, less error. In bits: one bit a number is never best. Give the "
+        "numbers that you have enough bits before you take more of them.",
     "Do batch norm and initialisation lower the error, or only make more learning rates good?":
         "Batch norm lowers the error, and with PyTorch's first weights it makes more learning rates good. Which first "
         "weights are better without it depends on how long you train.",
@@ -64,25 +70,26 @@ PLAIN = {
         "detail.",
     "Where must codes come from, so that a decoder draws new digits?":
         "From where its images' codes lie. A small network that learns this distribution makes a plain autoencoder "
-        "invent digits that are nearly as close to real ones as those to each other, a little less readable, and no "
-        "near copies.",
+        "invent digits that are as a set a little farther from real ones than those from each other, a little less "
+        "readable, and no near copies.",
     "How many labels does an encoder save that has seen none?":
-        "With fifty labels, half of them and more. But moving the training images at random by a pixel or two saves as "
-        "much without any encoder, and for somebody who does that an encoder saves little.",
+        "Where there are fifty, more than half of them. But moving the training images at random by a pixel or two "
+        "saves as much without any encoder, and for somebody who does that an encoder saves little.",
     "What do directions in a space of codes mean, and is there a digit everywhere?":
         "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
         "looks where its codes lie.",
     "Which settings of a classifier matter, and how many seeds does it take to know?":
-        "Small shifts of the training images help; tanh, half the channels and no batch norm harm. Two seeds a row "
-        "resolve about a third of such a table, and all seeds confirm the direction of what they resolve; from about a "
-        "dozen seeds on the test images are the larger uncertainty.",
+        "Small shifts of the training images help; tanh, half the channels and no batch norm harm. With two seeds "
+        "a row about a third of the effects are resolved, and all seeds confirm their direction. From about a dozen "
+        "seeds on, which images are in the test set is the larger uncertainty.",
     "How much sooner can an autoencoder be as good, and how far is a step from the machine's limit?":
         "More than ten times sooner, and most of that is fewer steps, not quicker ones. A step costs more than twice "
-        "what its arithmetic would. On a graphics card it waits for Python, unless it is recorded.",
+        "what its arithmetic would. On a graphics card a step waits for Python, unless it has been recorded once and "
+        "is replayed.",
     "Which findings on digits hold for clothes, with the same sign and the same size?":
-        "All three changes whose sign could have turned keep it. Most effects are smaller on clothes. And a VAE of "
-        "clothes finds digits less surprising than clothes, unless the nats that the pixels' grey alone costs are "
-        "taken away.",
+        "All three changes whose sign could have turned keep it. Most effects are smaller on clothes. And a VAE "
+        "that has learned clothes gives digits more probability than clothes, until what grey pixels cost in any case "
+        "is subtracted.",
     "How do you bring images and a model of your own, and what do two of them gain here?":
         "A folder is enough for images. Of a model you write what is new, a network or a loss. Training with noise "
         "costs on clean images and wins clearly on noisy ones.",
@@ -93,13 +100,32 @@ def findings(summaries: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str,
     """Return notebook, finding and its numbers in a sentence, of those that are published. An answer that no longer
     says what a finding takes from it is a ValueError."""
     found = []
-    for stem, pattern, claim, text in FINDINGS:
+    for stem, pattern, claim, text, rows in FINDINGS:
         if stem in summaries:
             taken = re.search(pattern, summaries[stem]["answer"], re.DOTALL)
             if taken is None:
                 raise ValueError(f"{stem}: its answer has changed, and with it a finding: mend FINDINGS in {__name__}")
-            found.append((stem, claim.format(*taken.groups()), text.format(*taken.groups())))
+            means = _means(Path(summaries[stem]["folder"]) / "results.csv", rows) if rows else {}
+            found.append((stem, claim.format(*taken.groups()), text.format(*taken.groups(), **means)))
     return found
+
+
+class _Mean:
+    """A mean with its 95 % interval, to be formatted as a number is."""
+
+    def __init__(self, row: pd.Series) -> None:
+        self.row = row
+
+    def __format__(self, form: str) -> str:
+        return "{mean:@} [{low:@}, {high:@}]".replace("@", form).format(**self.row[["mean", "low", "high"]])
+
+
+def _means(file: Path, rows: Mapping[str, str]) -> dict[str, _Mean]:
+    """Return the mean over some rows of a table of each column that has numbers."""
+    table = pd.read_csv(file)
+    table = table[(table[list(rows)] == pd.Series(rows)).all(axis=1)]
+    numbers = map(str, table.drop(columns="seed").select_dtypes("number"))
+    return {name: _Mean(summarize(table, list(rows), name).iloc[0]) for name in numbers}
 
 
 def plain(summary: Mapping[str, Any]) -> str:
