@@ -18,10 +18,15 @@ Looked up, not read
   callbacks   progress bar, TensorBoard, each epoch       workers     processes here, or any executor
   graphs      a training step recorded on CUDA
 
-store/        key: the name of a run; folder: a run's files; weights; checkpoint: resume; listing
-explore/      explorer: LatentExplorer, the sliders; panels; latent_map; space; controls; page: exported HTML; gallery
-publish/      execution: notebooks headless; report: tables and results; publication: what is committed; words
+store/        key: the name of a run; source: what your own kind is made of; folder: a run's files; files: written
+              whole or not; weights; checkpoint: resume; listing
+explore/      explorer: LatentExplorer, the sliders; panels; latent_map; pad: drawing; space: model, codes, images;
+              controls; network: layers for the browser; page: exported HTML; still: a picture; favourites; gallery
+publish/      execution: notebooks headless; report: tables and results; summary: a notebook's results in short;
+              publication: what is committed; words: README's findings; site: pages; pretrained: weights that come along
 cli/          python -m labutils: main parses; commands, inference, series and doctor do
+
+`# unproved: …` beside a line says to `make same` why no proving run executes it.
 """
 
 from importlib import import_module

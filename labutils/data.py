@@ -78,7 +78,7 @@ class Dataset:
         return self.classes or ("picture",)  # unproved: nor this
 
 
-def is_shipped(name: str) -> bool:
+def is_pinned(name: str) -> bool:
     """Whether a data set is one of the lab's: its files have checksums that are pinned."""
     return name in CLASSES
 
@@ -110,19 +110,12 @@ def load_dataset(
         ValueError: an unknown name.
     """
     name = str(name)
-    if not is_shipped(name):
+    if not is_pinned(name):
         return _scaled(_own(name, size, channels))
     folder = None if name == "mnist5k" else Path(source)
     if folder and source == "auto":
         folder = download.find_folder(name) or download.download(name)
-    if folder:
-        dataset = _official(name, folder)
-    elif name in ("mnist", "mnist5k"):
-        dataset = _embedded()
-    else:
-        missing = f"{download.FOLDERS[name]} is not on this machine and cannot be downloaded"
-        raise download.DataError(f"{missing}. {download.remedy(name)}")
-    return _scaled(dataset)
+    return _scaled(_official(name, folder) if folder else _embedded())
 
 
 def data_of(config: Config) -> Dataset:

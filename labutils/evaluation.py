@@ -30,8 +30,10 @@ def fit_pca(images: torch.Tensor) -> PCA:
     """Return the principal components of images (N,1,28,28); N images span N − 1 directions around their mean."""
     from sklearn import decomposition  # only here: importing labutils stays quick
 
+    # the covariance of large pictures' pixels costs minutes, where few pictures are a small matrix
+    solver = "covariance_eigh" if len(images) >= images[0].numel() else "full"
     with np.errstate(invalid="ignore"):  # equal images have no variance to take shares of
-        fit = decomposition.PCA(svd_solver="covariance_eigh").fit(to_float(images).flatten(1).numpy())
+        fit = decomposition.PCA(svd_solver=solver).fit(to_float(images).flatten(1).numpy())
     mean, components = (torch.as_tensor(a, dtype=torch.float32) for a in (fit.mean_, fit.components_))
     return PCA(mean, components[: len(images) - 1])
 

@@ -5,7 +5,7 @@ Nothing here is random: the same files give the same images in the same order on
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,12 +58,16 @@ def find_images(name: str) -> Path:
     its ending; or at a path, which counts from the working directory or from the repository. A ValueError where there
     is nothing of that name."""
     places = [*dict.fromkeys([*data_folders(), Path.cwd(), ROOT])]
-    candidates = [place / f"{Path(name).expanduser()}{ending}" for place in places for ending in ("", ".npz")]
-    for path in candidates:
-        if (path.is_dir() or path.suffix == ".npz") and path.exists():
-            return path.resolve()
+    if path := next(_named(name, places), None):
+        return path.resolve()
     raise ValueError(f"dataset {name!r} must be one of {', '.join(SHIPPED)}, or of your own: there is no folder and no "
                      f".npz file of that name in {' or '.join(map(str, places))}")  # fmt: skip
+
+
+def _named(name: str, places: Iterable[Path]) -> Iterator[Path]:
+    """Yield the folders and .npz files of a name in some places, in order."""
+    candidates = (place / f"{Path(name).expanduser()}{ending}" for place in places for ending in ("", ".npz"))
+    return (path for path in candidates if (path.is_dir() or path.suffix == ".npz") and path.exists())
 
 
 def read_images(name: str, size: int, channels: int) -> Images:
@@ -188,15 +192,15 @@ def save_images(
     test_images: object = None,
     test_labels: object = None,
 ) -> Path:
-    """Write arrays as data/<name>.npz, whatever LABUTILS_DATA is: a data set of that name. Return the file.
+    """Write arrays as data/<name>.npz: a data set of that name. Return the file.
 
     Args:
         images: (N,H,W) or (N,H,W,C), grey or RGB, squares of 8 to 64 pixels, uint8 or floats in [0,1].
         labels: (N,), integers or texts; None for none.
         test_images, test_labels: the same for testing; without them every tenth image tests.
 
-    Images that no model could take, or the name of a set that comes with the lab, are a ValueError, and nothing is
-    written.
+    Images that no model could take, the name of a set that comes with the lab, or one that a folder of pictures or
+    another place in LABUTILS_DATA has, are a ValueError, and nothing is written.
     """
     if not name.replace("-", "_").isidentifier() or name in SHIPPED:
         raise ValueError(f"name={name!r} must be of letters, digits, - and _, and none of {', '.join(SHIPPED)}")
@@ -206,8 +210,10 @@ def save_images(
         _from_arrays(arrays, name)
     except DataError as error:
         raise ValueError(str(error)) from error
-    data_dir().mkdir(exist_ok=True)
     path = data_dir() / f"{name}.npz"
+    if (other := next(_named(name, data_folders()), path)) != path:
+        raise ValueError(f"name={name!r} is that of {other}, which would be read in its place: choose another")
+    data_dir().mkdir(exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     with scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -267,7 +273,7 @@ def _as_labels(y: np.ndarray, n: int, source: str) -> np.ndarray:
         raise DataError(
             f"{source} has labels of shape {y.shape} and type {y.dtype}: ({n},) integers or texts are expected"
         )
-    return y
+    return np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
 
 
 # What libraries have

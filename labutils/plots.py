@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 
 from labutils.data import to_float
 from labutils.pictures import DIGIT_COLOURS, paper, tile
-from labutils.pictures import class_names as class_names  # notebooks take it from here
+from labutils.pictures import class_names as class_names  # 01, 03 and others take it from here
 from labutils.stats import log_error
 
 BLUE, ORANGE, GREY, PALE = DIGIT_COLOURS[0], DIGIT_COLOURS[3], "#555555", "#cccccc"

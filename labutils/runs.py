@@ -14,7 +14,7 @@ from torch import nn
 from labutils import codes
 from labutils.callbacks import after_each_epoch, progress_bar
 from labutils.config import Config
-from labutils.data import Dataset, data_of, is_shipped, training_images
+from labutils.data import Dataset, data_of, is_pinned, training_images
 from labutils.device import RANDOM_LOCK, cpu_threads
 from labutils.kinds import BUILT_IN
 from labutils.metrics import run_metrics
@@ -43,7 +43,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of published weights, such as "vae16"; else the kind of model, its units and the run's key."""
+        """The name of published weights, such as "vae16"; else the kind of model, its units and the first six digits of
+        the run's key."""
         if self.path.suffix == ".safetensors":
             return self.path.stem
         return f"{self.config.model}-{self.config.latent_dim}-{self.path.name[:6]}"
@@ -56,7 +57,7 @@ class Run:
         """Images as in `encode` → (N,C,H,H) floats in [0,1] as this model knows them: of a model of the lab's digits or
         clothes framed as MNIST's digits, of others as the pictures of a folder are."""
         config = self.config
-        return as_images(source, config.image_size, config.channels, whole=not is_shipped(config.dataset))
+        return as_images(source, config.image_size, config.channels, whole=not is_pinned(config.dataset))
 
     def decode(self, z: object, y: object = None) -> torch.Tensor:
         """Codes (N,latent_dim) → images (N,C,H,H) in [0,1]."""

@@ -41,8 +41,13 @@ def start_from(
         raise ValueError(f"the encoder does not fit: {'; '.join(differ)}")
     own = model.encoder.state_dict()
     theirs = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+    if own.keys() != theirs.keys():  # a kind of your own, whose fields need not tell its layers
+        raise ValueError("the encoder does not fit: it has other layers than a classifier's")
     # the last layer of a VAE's encoder gives mu, then logvar
-    model.encoder.load_state_dict({name: t[: len(own[name])] if t.ndim else t for name, t in theirs.items()})
+    first = {name: t[: len(own[name])] if t.ndim else t for name, t in theirs.items()}
+    if differ := [name for name, t in first.items() if t.shape != own[name].shape]:
+        raise ValueError(f"the encoder does not fit: its layers have other sizes than a classifier's ({differ[0]})")
+    model.encoder.load_state_dict(first)
 
 
 def fit_head(

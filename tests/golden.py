@@ -94,8 +94,9 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
     import torch
 
     from labutils import runs
-    from labutils.config import Config
+    from labutils.config import add_kind, config_class, option
     from labutils.data import Dataset, Split
+    from labutils.store.key import recipe
 
     torch.set_num_threads(1)
     images = _digest_of_images()
@@ -111,12 +112,8 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
         "colour": Dataset("mnist5k", "golden", "colour", *(split(n, 3, 16) for n in (130, 40, 40))),
         "tiny": Dataset("mnist5k", "golden", "tiny", *(split(n, 1, 8) for n in (130, 40, 40))),
     }
-    older = not hasattr(runs, "data_of")  # knows no kinds and sizes but its own
-    if not older:
-        from labutils.config import add_kind, config_class, option
-
-        add_kind("noisy", noisy_network, noisy_objective, fields=("filters", "depth"),
-                 own={"noise": option(0.1, "strength of the noise", low=0)})  # fmt: skip
+    add_kind("noisy", noisy_network, noisy_objective, fields=("filters", "depth"),
+             own={"noise": option(0.1, "strength of the noise", low=0)})  # fmt: skip
     digests: list[dict[str, Any] | None] = []
     first: dict[str, str] = {}
     used: dict[str, str] = {}
@@ -126,11 +123,7 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
             fields["encoder"] = first[fields["encoder"]]
         runs.load_dataset = runs.data_of = lambda *_, data=sets[values["images"]]: data  # type: ignore[attr-defined]
         try:
-            if older and values["images"] in ("colour", "tiny"):
-                raise ValueError(values["images"])
-            maker = Config if older else config_class(fields["model"])
-            known = {name: v for name, v in fields.items() if name in maker.__dataclass_fields__ or v != 1}
-            config = maker(dataset="mnist5k", device="cpu", precision="float32", **known)
+            config = config_class(fields["model"])(dataset="mnist5k", device="cpu", precision="float32", **fields)
         except (KeyError, TypeError, ValueError):  # a field or a kind that this labutils does not have yet
             digests.append(None)
             continue
@@ -144,7 +137,7 @@ def golden_digests(configs: list[dict[str, Any]]) -> dict[str, Any]:
         digests.append({"weights": digest.hexdigest(), "history": history, **metrics})
         if values == next(c for c in configs if c["model"] == config.model):
             used[config.model] = _digest_of_use(run, config)
-    return {"digests": digests, "used": used, "images": images, "recipes": {kind: _recipe(kind) for kind in first}}
+    return {"digests": digests, "used": used, "images": images, "recipes": {kind: recipe(kind) for kind in first}}
 
 
 def _digest_of_use(run: Any, config: Any) -> str:
@@ -157,14 +150,9 @@ def _digest_of_use(run: Any, config: Any) -> str:
 
     import labutils
     from labutils import runs, sweeps
+    from labutils.callbacks import tensorboard_log
+    from labutils.store.folder import keep_encoder
 
-    try:
-        from labutils.store.folder import keep_encoder
-    except ImportError:  # the first edition
-        from labutils import space
-        from labutils.store import keep_encoder  # type: ignore[attr-defined, no-redef]
-
-        space.load_dataset = runs.load_dataset
     sweeps.load_dataset = sweeps.data_of = runs.load_dataset  # type: ignore[attr-defined]
     results = [*labutils.load_run("ae12").model.state_dict().values()]
     for again in (labutils.run(config), labutils.load_run(run.path.name), labutils.load_run(run.path)):
@@ -192,12 +180,7 @@ def _digest_of_use(run: Any, config: Any) -> str:
     for again in (resumed, labutils.run(replace(config, seed=11)), labutils.run(replace(config, device="auto"))):
         results += again.model.state_dict().values()
     with TemporaryDirectory() as board:
-        try:
-            from labutils.callbacks import tensorboard_log
-        except ImportError:  # the first edition
-            watched = labutils.run(config, tensorboard=board)  # type: ignore[call-arg]
-        else:
-            watched = labutils.run(config, callbacks=[tensorboard_log(board)])
+        watched = labutils.run(config, callbacks=[tensorboard_log(board)])
     results += watched.model.state_dict().values()
     results += labutils.run(config, each_epoch=lambda model, epoch: torch.rand(1)).model.state_dict().values()
     if config.model == "classifier":
@@ -216,17 +199,12 @@ def _digest_of_use(run: Any, config: Any) -> str:
 def _digest_of_images() -> dict[str, str]:
     """Every data set that this machine has, at both scales: a SHA-256 of its images, labels and checksum."""
     from labutils import data
+    from labutils.config import Config
+    from labutils.download import find_folder
 
-    try:
-        from labutils.download import find_folder
-    except ImportError:  # the first edition
-        from labutils.data import find_folder  # type: ignore[attr-defined, no-redef]
     digests = {}
     names = ["mnist5k", *(name for name in ("mnist", "fashion_mnist") if find_folder(name))]
-    if hasattr(data, "data_of"):
-        from labutils.config import Config
-
-        data.data_of(Config(dataset="digits"))  # not compared: older code has none
+    data.data_of(Config(dataset="digits"))  # runs: not compared
     for name, scale in itertools.product(names, ("full", "smoke")):
         os.environ["LABUTILS_SCALE"] = scale
         dataset = data.load_dataset(name)
@@ -236,16 +214,6 @@ def _digest_of_images() -> dict[str, str]:
         digests[f"{name}, {scale}"] = digest.hexdigest()
     os.environ["LABUTILS_SCALE"] = "full"
     return digests
-
-
-def _recipe(kind: str) -> str:
-    try:
-        from labutils.store.key import recipe
-    except ImportError:  # the first edition
-        from labutils.keys import code_hash  # type: ignore[import-not-found]
-
-        return code_hash()
-    return recipe(kind)
 
 
 def prove(base: str) -> int:

@@ -446,6 +446,7 @@ def test_fashion_without_network_is_an_error_with_a_remedy(serve, data_dir):
     assert str(data_dir / "FashionMNIST" / "raw") in str(error.value)
     assert all(part in str(error.value) for part in PARTS)
     assert "LABUTILS_DATA" in str(error.value)
+    assert "download failed (" in str(error.value), "the reason"
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -546,7 +547,11 @@ def test_a_relative_folder_counts_from_the_repository_wherever_a_kernel_runs(tmp
     root = Path(__file__).parent.parent
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABUTILS_DATA", "tests/..")
-    monkeypatch.setattr("labutils.download.download", lambda name: None)
+
+    def out_of_reach(name):
+        raise DataError("not on this machine")
+
+    monkeypatch.setattr("labutils.download.download", out_of_reach)
     monkeypatch.setattr("labutils.download.data_dir", lambda: tmp_path)
     with pytest.raises(DataError, match="not on this machine"):  # the folder was found, it just holds no images
         load_dataset("fashion_mnist")

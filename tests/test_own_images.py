@@ -143,15 +143,16 @@ def rgb(n, size=16):
         ({f"{part}_{what}": rgb(n) if what == "images" else np.arange(n)[:, None] % 3
           for part, n in (("train", 20), ("val", 5), ("test", 6)) for what in ("images", "labels")}, (20, 5, 6)),
         ({"images": rgb(20), "labels": np.array(["b", "a"] * 10)}, (16, 2, 2)),
+        ({"images": rgb(20), "labels": np.array([b"b", b"a"] * 10)}, (16, 2, 2)),
     ],
-    ids=["plain", "grey floats", "as Keras", "as MedMNIST", "names"],
+    ids=["plain", "grey floats", "as Keras", "as MedMNIST", "names", "bytes"],
 )  # fmt: skip
 def test_arrays_in_the_ways_that_they_are_shared(data_folder, arrays, expected):
     np.savez(data_folder / "shared.npz", **arrays)
     data = load_dataset("shared")
     assert sizes(data) == expected
     assert data.image_size == 16
-    if "labels" in arrays and arrays["labels"].dtype.kind == "U":
+    if "labels" in arrays and arrays["labels"].dtype.kind in "US":
         assert data.classes == ("a", "b")
 
 
@@ -266,6 +267,10 @@ def test_arrays_that_no_model_takes_are_not_saved(data_folder):
         with pytest.raises(ValueError, match="name="):
             save_images(name, np.zeros((20, 8, 8), np.uint8))
     assert not list(data_folder.iterdir())
+    drawer(data_folder / "pets")
+    with pytest.raises(ValueError, match=r"name='pets' is that of .*pets, which would be read in its place"):
+        save_images("pets", np.zeros((20, 8, 8), np.uint8))
+    assert [path.name for path in data_folder.iterdir()] == ["pets"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

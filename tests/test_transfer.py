@@ -104,6 +104,15 @@ def test_another_networks_encoder_is_refused(tmp_path, config, reason):
         run(replace(CLASSIFIER, encoder=keep_encoder(file)), progress=False)
 
 
+def test_the_encoder_of_an_own_kind_with_other_layers_is_refused(tmp_path):
+    file = tmp_path / "other.safetensors"
+    model = torch.nn.Module()
+    model.encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
+    file.write_bytes(weights_file(model, AE))
+    with pytest.raises(ValueError, match="other layers than a classifier's"):
+        run(replace(CLASSIFIER, encoder=keep_encoder(file)), progress=False)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}"])
 def test_what_is_no_weights_file_is_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)

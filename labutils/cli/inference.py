@@ -36,8 +36,12 @@ def interpolate_command(options: argparse.Namespace) -> None:
     """Write latent_interpolation.png: from one digit to another, along the line and along the arc."""
     run = load_run(options.model)
     ends = [options.start, options.end]
-    x, labels = _images(ends, run, data_of(run.config).test)
-    names = [f"test image {end}, a {label}," if end.isdigit() else end for end, label in zip(ends, labels, strict=True)]
+    data = data_of(run.config)
+    x, labels = _images(ends, run, data.test)
+    names = [
+        f"test image {end}, a {data.class_names[label]}," if end.isdigit() else end
+        for end, label in zip(ends, labels.tolist(), strict=True)
+    ]
     print(f"{'from':<18} {names[0]} to {names[1].rstrip(',')}")
     line, arc = (run.interpolate(x[:1], x[1:], options.steps, spherical=spherical) for spherical in (False, True))
     _write(options.output, "latent_interpolation", {"line": line, "arc": arc})

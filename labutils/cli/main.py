@@ -18,7 +18,7 @@ from labutils.paths import outputs_dir
 
 BASES = {"baseline": BASELINE, "compact": COMPACT, "tradeoff": TRADEOFF, "mlp_vae": MLP_VAE, "conv_vae": CONV_VAE,
          "classifier": CLASSIFIER}  # fmt: skip
-HEAD = 128  # units between another model's code and the ten outputs
+HEAD = 128  # units between another model's code and the outputs
 FINETUNE = 0.3  # a trained encoder is moved with a smaller learning rate than a fresh head
 # module → command → its help; labutils.cli.<module>.<command>_command(options) does it, and may return a status
 COMMANDS = {

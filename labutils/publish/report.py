@@ -20,10 +20,9 @@ from labutils.paths import local_dir, scale
 from labutils.publish.summary import write_summary
 from labutils.store.key import code_hash, torch_version
 
-ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse", "difference")
+ERRORS = ("mean", "std", "low", "high", "test_mse", "val_mse", "pca_mse")
 FORMATS: dict[Any, Any] = {
     **dict.fromkeys(ERRORS, "{:.4f}"),
-    **dict.fromkeys(("percent", "percent_low", "percent_high"), "{:+.1f}"),
     **dict.fromkeys(("n_params", "macs"), "{:,.0f}"),
     **dict.fromkeys(("seconds", "code_bytes", "epochs", "train_us"), "{:.0f}"),
     "lr": "{:g}",
@@ -52,7 +51,8 @@ def prepare(dataset: str, classes: int = 10, *, any_size: bool = False) -> tuple
     images these are, with the series' one proviso where they are few.
 
     UnsuitableImages is raised where the notebook is not written for them: they have fewer classes than `classes` (0: it
-    needs no labels; 10: exactly ten, and some 2,500 images) or, unless any_size, are not 28 × 28 grey pixels.
+    needs no labels; 10: exactly ten, and at full scale 2,500 training images) or, unless any_size, are not 28 × 28 grey
+    pixels.
     """
     data = load_dataset(dataset)
     found, n_classes = f"the images of {data.name!r}", len(data.classes)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from labutils.config import NEUTRAL, Config
-from labutils.data import Dataset, is_shipped
+from labutils.data import Dataset, is_pinned
 from labutils.device import resolve_device, resolve_precision
 from labutils.kinds import BUILT_IN, KINDS
 from labutils.paths import ROOT, scale
@@ -44,7 +44,7 @@ def hash_of(config: Mapping[str, Any], data: str, code: str, torch: str) -> str:
     that Config got later is left out while it has its neutral value: older runs keep their names. So is where images of
     your own lie: they may move."""
     fields = {name: value for name, value in config.items() if name not in NEUTRAL or NEUTRAL[name] != value}
-    if not is_shipped(fields.get("dataset", "mnist")):
+    if not is_pinned(fields.get("dataset", "mnist")):
         del fields["dataset"]  # unproved: golden images pass for shipped ones
     ingredients = {"config": fields, "data": data, "code": code, "torch": torch}
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
