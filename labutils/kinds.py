@@ -78,11 +78,13 @@ KINDS = {
 
 
 BUILT_IN = tuple(KINDS)
-# columns that a table of runs has beside the fields of Config, and a list of the store
+# columns that a table of runs, of their means or comparisons, or a list of the store has beside the fields of Config
 COLUMNS = ("scale", "platform", "python", "torch", "numpy", "run", "error", "arm", "best", "pca_mse", "mean_image_mse",
-           "test_mse", "val_mse", "train_mse", "test_bce", "psnr", "ssim", "n_params", "macs", "latency_ms",
-           "batch_latency_ms", "code_bytes", "seconds", "images_per_second", "name", "state", "bytes", "days", "result",
-           "note")  # fmt: skip
+           "test_mse", "val_mse", "train_mse", "test_bce", "psnr", "ssim", "test_neg_elbo", "val_neg_elbo", "test_kl",
+           "test_bce_sampled", "test_mse_sampled", "test_active_units", "test_accuracy", "val_accuracy",
+           "train_accuracy", "test_nll", "val_nll", "train_nll", "n_params", "macs", "latency_ms", "batch_latency_ms",
+           "code_bytes", "seconds", "images_per_second", "mean", "std", "low", "high", "n", "ratio", "ratio_low",
+           "ratio_high", "verdict", "name", "state", "bytes", "days", "result", "note")  # fmt: skip
 _OF_SOME = frozenset(field for kind in KINDS.values() for field in kind.fields)
 
 

@@ -6,6 +6,7 @@ Nothing here is random: the same files give the same images in the same order on
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -211,8 +212,9 @@ def save_images(
     except DataError as error:
         raise ValueError(str(error)) from error
     path = data_dir() / f"{name}.npz"
-    if (other := next(_named(name, data_folders()), path)) != path:
-        raise ValueError(f"name={name!r} is that of {other}, which would be read in its place: choose another")
+    with suppress(DataError):  # a LABUTILS_DATA that is no folder hides nothing
+        if (other := next(_named(name, data_folders()), path)).resolve() != path.resolve():
+            raise ValueError(f"name={name!r} is that of {other}, which would be read in its place: choose another")
     data_dir().mkdir(exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     with scratch.open("wb") as file:

@@ -46,7 +46,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fresh_download() -> None:
     """A process attempts a download once; each test is to see its own attempt."""
-    download.download.cache_clear()
+    download._download.cache_clear()
 
 
 @pytest.fixture

@@ -423,7 +423,7 @@ def test_a_good_download_is_kept(serve, data_dir, files, monkeypatch):
     assert sorted(p.relative_to(data_dir) for p in data_dir.rglob("*") if p.is_file()) == sorted(
         Path("MNIST", "raw", part) for part in PARTS
     )
-    download.download.cache_clear()  # as in a new process, which must not ask the network again
+    download._download.cache_clear()  # as in a new process, which must not ask the network again
     monkeypatch.setattr(data.download, "download", lambda name: pytest.fail("downloaded twice"))
     assert load_dataset("mnist").checksum == dataset.checksum
 

@@ -50,6 +50,10 @@ def test_what_the_page_cannot_decode_is_refused(digits, tmp_path):
     model.__class__ = type("Brighter", (type(model),), {"decode": lambda self, z, y=None: 1 - z})
     with pytest.raises(ValueError, match="cannot decode with a Brighter"):
         decoder_spec(model)
+    model = trained_like(TINY)
+    model.__class__ = type("Louder", (type(model),), {"decode_logits": lambda self, z, y=None: 3 * self.decoder(z)})
+    with pytest.raises(ValueError, match="cannot decode with a Louder"):
+        decoder_spec(model)
     model.__class__ = type("Blinder", (type(model),), {"encode": lambda self, x: x.flatten(1)})
     with pytest.raises(ValueError, match="cannot encode with a Blinder"):
         encoder_spec(model)

@@ -26,7 +26,6 @@ from labutils.kinds import COLUMNS, CONVOLUTIONS, KINDS
 from labutils.models import Autoencoder, conv_autoencoder
 from labutils.store.key import recipe
 from labutils.store.listing import USELESS, select, survey
-from labutils.store.source import source_and_modules
 from labutils.store.weights import RunError
 from labutils.trial import try_batch
 
@@ -142,8 +141,12 @@ def objective(config):
     return lambda model, x, y, progress: {"loss": F.mse_loss(model(blurred(x) * STRENGTH), x, reduction="sum") / len(x)}
 '''
 # what hides code: decorators, a cache, two names of one function
-DECORATED = SOURCE.replace("import torch\n", "import functools\nimport torch\n", 1).replace(
-    "def blurred(x):", '''POOLS = (F.avg_pool2d, F.max_pool2d)
+IMPORTS = """import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+import torch
+"""
+HIDING = """POOLS = (F.avg_pool2d, F.max_pool2d)
 SECOND = F.avg_pool2d
 
 
@@ -160,15 +163,47 @@ def side():
     return 3
 
 
+@functools.singledispatch
+def even(value):
+    return value
+
+
+@even.register
+def _(value: int):
+    return value + 0
+
+
+@dataclass
+class Grey:
+    level: float = 1.0
+
+
+class Size(NamedTuple):
+    side: int = 3
+
+    @functools.cached_property
+    def half(self):
+        return self.side // 2
+
+
 @torch.no_grad()
 @halved
-def blurred(x):'''
-).replace("return F.avg_pool2d(x, 3, 1, 1)", "return POOLS[0](x, side(), 1, 1) + SECOND(x, 3, 1, 1)")  # fmt: skip
+def blurred(x):"""
+DECORATED = (
+    SOURCE.replace("import torch\n", IMPORTS, 1)
+    .replace("def blurred(x):", HIDING)
+    .replace("F.avg_pool2d(x, 3, 1, 1)",
+             "POOLS[0](x, even(side()), 1, 1) + SECOND(x, Size().side, 1, 1) * Grey().level")
+)  # fmt: skip
 EDITS = {
     "a function's number": ("return self.up(z)", "return 2 * self.up(z)"),
-    "a function that is called": ("+ SECOND(x, 3, 1, 1)", "+ SECOND(x, 5, 1, 2)"),
+    "a function that is called": ("+ SECOND(x, Size().side, 1, 1)", "+ SECOND(x, Size().side, 1, 2)"),
     "a function that is cached": ("return 3", "return 5"),
     "a decorator": ("return function(x) / 2", "return function(x) / 3"),
+    "what is registered for a type": ("return value + 0", "return value + 1"),
+    "a dataclass's default": ("level: float = 1.0", "level: float = 2.0"),
+    "a named tuple's default": ("side: int = 3", "side: int = 5"),
+    "a cached property": ("self.side // 2", "self.side // 3"),
     "which of two": ("SECOND = F.avg_pool2d", "SECOND = F.max_pool2d"),
     "a value": ("STRENGTH = 0.3", "STRENGTH = 0.4"),
     "a class's value": ("width = 4", "width = 5"),
@@ -229,21 +264,20 @@ def test_a_method_of_a_type_in_c_is_named(tmp_path, forgotten):
 def test_a_module_counts_with_the_modules_of_yours_that_it_imports(tmp_path, forgotten, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits within a second
-    (tmp_path / "middle_module.py").write_text("from deep_module import strength\n")
+    (tmp_path / "a_package").mkdir()
+    (tmp_path / "a_package" / "__init__.py").touch()  # inspect finds no source in it
+    middle = "try:\n    from . import deep\nexcept ImportError:\n    from a_package import deep\n"
+    (tmp_path / "middle_module.py").write_text(f"{middle}def strength():\n    return deep.strength()\n")
+    source = SOURCE.replace("import torch\n", "import torch\nimport middle_module\n", 1)
     names = []
     for value in ("0.3", "0.4"):
-        (tmp_path / "deep_module.py").write_text(f"def strength():\n    return {value}\n")
-        for name in ("middle_module", "deep_module"):
-            sys.modules.pop(name, None)
-        source = SOURCE.replace("import torch\n", "import torch\nimport middle_module\n", 1)
+        (tmp_path / "a_package" / "deep.py").write_text(f"def strength():\n    return {value}\n")
+        for name in [name for name in sys.modules if name.startswith(("middle_module", "a_package"))]:
+            monkeypatch.delitem(sys.modules, name)
         importlib.invalidate_caches()
-        kind = defined(tmp_path, source.replace("* STRENGTH", "* middle_module.strength()"))
+        defined(tmp_path, source.replace("* STRENGTH", "* middle_module.strength()"))
         names.append(recipe("blurry"))
     assert names[0] != names[1]
-    modules = source_and_modules(KINDS[kind.args[0]])[1]
-    assert {module.__name__ for module in modules} >= {"middle_module", "deep_module"}, "which workers get"
-    for name in ("middle_module", "deep_module"):
-        sys.modules.pop(name)
 
 
 def test_an_edit_counts_without_defining_the_kind_again(noisy, monkeypatch):

@@ -222,6 +222,16 @@ def test_a_finding_whose_answer_has_changed_is_noticed():
         findings(summaries)
 
 
+def test_a_finding_whose_table_has_changed_is_noticed(tmp_path):
+    summaries = {"09_sampling": results(ROOT / "outputs")["09_sampling"]}
+    assert "96.0% [95.7%, 96.4%]" in findings(summaries)[0][2]
+    table = pd.read_csv(ROOT / "outputs" / "09_sampling" / "results.csv")
+    for change in ({"codes": {"learned prior": "flow"}}, {}):
+        table.replace(change).rename(columns={} if change else {"recognised": "read"}).to_csv(tmp_path / "results.csv")
+        with pytest.raises(ValueError, match=r"09_sampling: its table has changed"):
+            findings({"09_sampling": summaries["09_sampling"] | {"folder": str(tmp_path)}})
+
+
 def test_a_published_row_is_reproduced(real_data, monkeypatch, counted):
     monkeypatch.setenv("LABUTILS_DATA", str(real_data))
     rows = pd.DataFrame([row for stem in results(ROOT / "outputs") for row in stored_rows(ROOT / "outputs" / stem)])

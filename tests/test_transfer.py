@@ -111,6 +111,11 @@ def test_the_encoder_of_an_own_kind_with_other_layers_is_refused(tmp_path):
     file.write_bytes(weights_file(model, AE))
     with pytest.raises(ValueError, match="other layers than a classifier's"):
         run(replace(CLASSIFIER, encoder=keep_encoder(file)), progress=False)
+    model = build_model(AE)
+    model.encoder[0] = torch.nn.Conv2d(1, 4, 5, 2, 2, bias=False)
+    file.write_bytes(weights_file(model, AE))
+    with pytest.raises(ValueError, match=r"other sizes than a classifier's \(0.weight\)"):
+        run(replace(CLASSIFIER, encoder=keep_encoder(file)), progress=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}"])

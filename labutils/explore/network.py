@@ -26,9 +26,7 @@ def packed(values: torch.Tensor | np.ndarray, dtype: str = "<f4") -> str:
 def decoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return a decoder's layers with their weights, latent_dim, and the number of labels it reads. A network that is
     not the lab's, or a layer that network.js does not know, is a ValueError."""
-    if getattr(type(model), "decode", None) not in (Autoencoder.decode, VAE.decode):
-        remedy = "models.Autoencoder(config, …) of two nn.Sequential can be exported, LatentExplorer takes any"
-        raise ValueError(f"a page cannot decode with a {type(model).__name__}: only Python knows how it does; {remedy}")
+    _refuse_other_than_the_labs(model, "decode", "decode_logits")
     labels = model.classes if getattr(model, "conditional", False) else 0
     layers = [*_layers(model.decoder, channels_of(model)), {"kind": "sigmoid"}]
     return {"layers": layers, "latent_dim": model.latent_dim, "labels": labels}
@@ -37,13 +35,20 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
 def encoder_spec(model: nn.Module) -> dict[str, Any]:
     """Return the layers from an image to a code, latent_dim, and of a conditional_vae label_shift (labels,latent_dim),
     what each label adds to mu. Errors as in `decoder_spec`."""
-    if getattr(type(model), "encode", None) not in (Autoencoder.encode, VAE.encode, Classifier.encode):
-        raise ValueError(f"a page cannot encode with a {type(model).__name__}: only Python knows how it does")
+    _refuse_other_than_the_labs(model, "encode", "posterior")
     layers = _layers(model.encoder, channels_of(model))
     spec: dict[str, Any] = {"layers": layers, "latent_dim": model.latent_dim}
     if getattr(model, "conditional", False):
         spec["label_shift"] = packed(model.label_shift.weight[: model.latent_dim].T)  # type: ignore[index, union-attr]
     return spec
+
+
+def _refuse_other_than_the_labs(model: nn.Module, verb: str, inner: str) -> None:
+    """A ValueError unless a model encodes or decodes as the lab's do: by that method, and the one that it calls."""
+    lab = next((cls for cls in (Autoencoder, VAE) if isinstance(model, cls)), None)
+    if lab is None or any(getattr(type(model), name, None) != getattr(lab, name, None) for name in (verb, inner)):
+        remedy = "models.Autoencoder(config, …) of two nn.Sequential can be exported, LatentExplorer takes any"
+        raise ValueError(f"a page cannot {verb} with a {type(model).__name__}: only Python knows how it does; {remedy}")
 
 
 def classifier_spec(model: nn.Module) -> dict[str, Any]:
@@ -72,14 +77,17 @@ def _sequence(module: object) -> list[nn.Module]:
 
 def _layers(network: object, channels: int = 1) -> list[dict[str, Any]]:
     """Return the layers for network.js, which keeps channels last, as ToVector and ToMaps have them; nn.Flatten and
-    nn.Unflatten, which only stand beside images, have them first."""
+    nn.Unflatten have them first. `channels` are those of what comes in."""
     layers: list[dict[str, Any]] = []
     for module in _sequence(network):
+        if isinstance(module, nn.Unflatten):
+            channels = module.unflattened_size[0]
         if isinstance(module, (nn.Flatten, nn.Unflatten)) and channels > 1:
             layers.append({"kind": "transpose", "rows": -1 if isinstance(module, nn.Flatten) else channels,
                            "columns": channels if isinstance(module, nn.Flatten) else -1})  # fmt: skip
         elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and _is_plain(module):
             layers.append(_convolution(module))
+            channels = getattr(module, "out_channels", channels)
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             scale = 1 / (module.get_buffer("running_var") + module.eps).sqrt()
             scale = scale * module.weight if module.affine else scale

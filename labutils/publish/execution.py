@@ -273,7 +273,7 @@ def write_html(notebook: Path, path: Path, series: Sequence[str] = (), explorer:
     for cell in [cell for cell in cells if "LatentExplorer(" in cell.source][:1]:
         cell.metadata["explorer"] = explorer
     for cell in cells:
-        cell.metadata["imports"] = not IMPORT.sub("", cell.source).strip()
+        cell.metadata["imports"] = bool(cell.source) and not IMPORT.sub("", cell.source).strip()
     resources = {
         "metadata": {"name": notebook.stem}, "style": STYLE.read_text(encoding="utf-8"),
         "title": title[1] if (title := re.search(r"^# (.+)", text, re.MULTILINE)) else notebook.stem,

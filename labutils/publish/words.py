@@ -97,16 +97,20 @@ PLAIN = {
 
 
 def findings(summaries: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return notebook, finding and its numbers in a sentence, of those that are published. An answer that no longer
-    says what a finding takes from it is a ValueError."""
+    """Return notebook, finding and its numbers in a sentence, of those that are published. An answer or a
+    table that no longer says what a finding takes from it is a ValueError."""
     found = []
     for stem, pattern, claim, text, rows in FINDINGS:
         if stem in summaries:
             taken = re.search(pattern, summaries[stem]["answer"], re.DOTALL)
             if taken is None:
                 raise ValueError(f"{stem}: its answer has changed, and with it a finding: mend FINDINGS in {__name__}")
-            means = _means(Path(summaries[stem]["folder"]) / "results.csv", rows) if rows else {}
-            found.append((stem, claim.format(*taken.groups()), text.format(*taken.groups(), **means)))
+            try:
+                means = _means(Path(summaries[stem]["folder"]) / "results.csv", rows) if rows else {}
+                found.append((stem, claim.format(*taken.groups()), text.format(*taken.groups(), **means)))
+            except (OSError, KeyError, IndexError) as error:
+                problem = f"{stem}: its table has changed ({error!r}), and with it a finding"
+                raise ValueError(f"{problem}: mend FINDINGS in {__name__}") from error
     return found
 
 

@@ -51,6 +51,7 @@ class _Walk:
     def __init__(self, kind: Kind) -> None:
         self.digest = hashlib.sha256()
         self.modules: set[ModuleType] = set()
+        self._read: set[str] = set()
         self._seen: dict[int, tuple[int, Any]] = {}  # which it was; holds it, so that no id is used twice
         own = [(f.name, f.default, [item for item in f.metadata if item[0] != "help"]) for f in kind.own]
         self._visit([kind.network, kind.objective, kind.measures, kind.fields, own, kind.labelled])
@@ -93,14 +94,12 @@ class _Walk:
             self._add(thing.__name__)
             if is_yours(thing):
                 self.modules.add(thing)
-                source = inspect.getsource(thing)
-                self._add(without_words(source))
-                self._visit_all("imports", _imported(source, thing.__package__))
+                self._add_source(thing)
         elif isinstance(thing, (FunctionType, type)):
             self._visit_definition(thing)
         elif inspect.isroutine(thing) and hasattr(thing, "__wrapped__"):  # a function under functools.cache
             self._visit_all("wrapped", [type(thing), thing.__wrapped__])
-        elif inspect.isroutine(thing):  # of another language
+        elif inspect.isroutine(thing) and hasattr(thing, "__qualname__"):  # of another language
             self._add(f"{getattr(thing, '__module__', '')}.{thing.__qualname__}")  # a method of a C type has none
         else:
             text = re.sub(" at 0x[0-9a-f]+", "", repr(thing))
@@ -114,6 +113,22 @@ class _Walk:
 
     def _add(self, text: str) -> None:
         self.digest.update(text.encode() + b"\0")
+
+    def _add_source(self, module: ModuleType) -> None:
+        """Add a module's source, and those of your modules that it imports, each once."""
+        if module.__name__ in self._read:
+            return
+        self._read.add(module.__name__)
+        try:
+            source = inspect.getsource(module)
+        except OSError as error:
+            if not str(getattr(module, "__file__", "")).endswith(".py"):
+                raise ValueError(f"module {module.__name__} has no source that could be compared later") from error
+            source = ""  # an empty file
+        self._add(without_words(source))
+        for imported in _imported(source, module.__package__ or ""):
+            self._add(imported.__name__)
+            self._add_source(imported)
 
     def _visit_definition(self, thing: FunctionType | type) -> None:
         # a decorated function says that it is of the module of what it wraps
@@ -133,6 +148,7 @@ class _Walk:
         code = thing.__code__
         if sys.modules.get(names[1]) not in yours:  # made by an installed decorator; what it wraps is in the closure
             self._add(f"{names[1]}.{code.co_qualname}")
+            self._visit(dict(getattr(thing, "registry", {})))  # of functools.singledispatch
             return
         try:  # the code's own source: the function's is that of what it wraps
             self._add(without_words(textwrap.dedent(inspect.getsource(code))))
@@ -143,8 +159,9 @@ class _Walk:
 
 
 def _is_by_python(name: str, part: Any) -> bool:
-    """Return whether a class has this part from Python itself, or from `dataclass`."""
-    return name in BY_PYTHON or (isinstance(part, FunctionType) and part.__code__.co_filename == "<string>")
+    """Return whether a class has this part from Python itself, or from `dataclass` or `NamedTuple`."""
+    inner = inspect.unwrap(part) if isinstance(part, (FunctionType, staticmethod)) else part
+    return name in BY_PYTHON or (isinstance(inner, FunctionType) and inner.__code__.co_filename == "<string>")
 
 
 def is_yours(module: ModuleType) -> bool:
@@ -158,15 +175,16 @@ def is_yours(module: ModuleType) -> bool:
     return not PACKAGES & {*path.parts} and not any(path.is_relative_to(p) for p in (*STANDARD, ROOT / "labutils"))
 
 
-def _imported(source: str, package: str | None) -> list[ModuleType]:
-    """Return your own modules that a module's source imports, by name."""
+def _imported(source: str, package: str) -> list[ModuleType]:
+    """Return your own modules that a module's source imports, and packages that they lie in, by name."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):  # else it cannot have been executed
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    names = {".".join(parts[:n]) for name in names for parts in [name.split(".")] for n in range(1, len(parts) + 1)}
     found = [sys.modules[name] for name in sorted(names & {*sys.modules})]
     return [module for module in found if is_yours(module)]
 

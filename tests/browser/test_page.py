@@ -9,6 +9,7 @@ import pytest
 import torch
 from browser_places import SEEN
 from PIL import Image
+from torch import nn
 
 from labutils import BASELINE, COMPACT, CONV_VAE, MLP_VAE, load_run
 from labutils.config import Config
@@ -18,7 +19,7 @@ from labutils.explore.network import SCRIPTS
 from labutils.explore.page import export_html
 from labutils.explore.space import latent_space
 from labutils.kinds import has_field
-from labutils.models import build_model
+from labutils.models import Autoencoder, build_model
 from labutils.pictures import as_images
 from labutils.store.weights import pretrained_index
 
@@ -217,7 +218,8 @@ def test_the_page_fits_a_telephone(browser, digits, tmp_path):
     box = page.locator("#picture").bounding_box()
     assert 0 <= box["y"] < 300, "the picture stays in sight of its sliders"
     slider = page.locator("#sliders input").nth(5)
-    before, box, scrolled = slider.input_value(), slider.bounding_box(), page.evaluate("scrollY")
+    code = page.locator("#code").input_value
+    before, box, scrolled = code(), slider.bounding_box(), page.evaluate("scrollY")
     finger = {"x": box["x"] + 0.8 * box["width"], "y": box["y"] + box["height"] / 2}
     touch = page.context.new_cdp_session(page)
     touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
@@ -227,7 +229,7 @@ def test_the_page_fits_a_telephone(browser, digits, tmp_path):
         page.wait_for_timeout(16)
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     assert page.evaluate("scrollY") < scrolled - 50
-    assert slider.input_value() == before, "a finger that scrolls changes no code"
+    assert code() == before, "a finger that scrolls changes no code"
     page.screenshot(path=SEEN / "telephone_sliders.png")
     page.close()
 
@@ -353,6 +355,28 @@ def test_a_map_that_the_kernel_decodes_asks_one_question_at_a_time(page, digits)
     assert len(page.evaluate("sent")) == 2  # the mouse rests
     hover(400)
     assert len(page.evaluate("sent")) == 3  # after an error the next place is asked for
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_page_flattens_maps_as_python_does(page, channels, digits, tmp_path):
+    shades = torch.arange(1, channels + 1).view(1, -1, 1, 1)
+    images = (digits.test.images[:100] // shades).to(torch.uint8)
+    part = Split(images, digits.test.labels[:100])
+    data = Dataset("mine", "a test", "none", part, part, part, digits.classes)
+    encoder = nn.Sequential(nn.Conv2d(channels, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3))
+    decoder = nn.Sequential(nn.Linear(3, 784), nn.Unflatten(1, (4, 14, 14)), nn.ReLU(),
+                            nn.ConvTranspose2d(4, channels, 3, 2, 1, output_padding=1))  # fmt: skip
+    model = Autoencoder(Config(latent_dim=3, channels=channels), encoder, decoder)
+    space = latent_space(model, data, n=100)
+    opened(page, space, tmp_path)
+    z = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    got = page.evaluate("(z) => z.map((code) => Array.from(labutils.decode(code, -1)))", z.tolist())
+    expected = space.decode(z).permute(0, 2, 3, 1).flatten(1).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    pixels = (images[:3].permute(0, 2, 3, 1).flatten(1) / 255).tolist()
+    np.testing.assert_allclose(
+        page.evaluate(ENCODE, [pixels, [-1] * 3]), space.encode(images[:3]), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["cae", "linear", "mlp_vae", "conditional_vae"])
