@@ -32,13 +32,15 @@ def test_a_page_carries_descriptions_and_folds_what_is_tagged(tmp_path):
     described = new_output("display_data", png, metadata={"image/png": {"alt": 'a "bent" <curve>'}})
     cells = [
         new_code_cell("folded_cell = 1", metadata={"tags": ["hide-input"]}),
+        new_code_cell("import folded_module"),
         new_code_cell("open_cell = 2", outputs=[described, new_output("display_data", png)]),
     ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "page.ipynb")
     write_html(tmp_path / "page.ipynb", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text().partition("<main")[2]  # behind the contents, which fold, too
     assert """alt='a "bent" &lt;curve&gt;'""" in page
-    assert page.count("<details><summary>Code</summary>") == 1
+    assert [page.count(f"<details><summary>{name}</summary>") for name in ("Code", "Imports")] == [1, 1]
+    assert page.index("<summary>Imports") < page.index("folded_module")
     assert page.index("<details>") < page.index("folded_cell") < page.index("</details>") < page.index("open_cell")
 
 
