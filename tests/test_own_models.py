@@ -17,7 +17,19 @@ import torch.nn.functional as F
 from test_workers import dask
 from torch import nn
 
-from labutils import Config, ablate, load_dataset, load_run, run, stored_runs, summarize, sweep, tuned_sweep, verdicts
+from labutils import (
+    Config,
+    ablate,
+    compare,
+    load_dataset,
+    load_run,
+    run,
+    stored_runs,
+    summarize,
+    sweep,
+    tuned_sweep,
+    verdicts,
+)
 from labutils.cli.main import main
 from labutils.config import add_kind, option
 from labutils.explore.explorer import LatentExplorer
@@ -70,7 +82,8 @@ def test_it_is_trained_stored_and_compared_as_the_built_in_ones_are(noisy, store
     assert load_run(again.path.name).config == again.config
     assert replace(again.config, noise=1).noise == 1.0
     assert {"noisy", "cae"} == set(stored_runs()["model"])
-    columns = {*table, *tuned, *survey()} - {*noisy.args[1].__dataclass_fields__}
+    made_of_them = (summarize(table, "noise"), compare(table, "noise"), verdicts(tuned, "val_mse"))
+    columns = {*table, *tuned, *survey()}.union(*made_of_them) - {*noisy.args[1].__dataclass_fields__}
     assert columns <= {*COLUMNS}, "no field of one's own may have the name of another column"
     assert summarize(table)["n"].tolist() == [2, 2], "its own field tells configurations apart"
     assert len(select(survey(), {"noise": "0.5"})) == 2

@@ -28,7 +28,7 @@ def decoder_spec(model: nn.Module) -> dict[str, Any]:
     not the lab's, or a layer that network.js does not know, is a ValueError."""
     _refuse_other_than_the_labs(model, "decode", "decode_logits")
     labels = model.classes if getattr(model, "conditional", False) else 0
-    layers = [*_layers(model.decoder, channels_of(model)), {"kind": "sigmoid"}]
+    layers = [*_layers(model.decoder), {"kind": "sigmoid"}]
     return {"layers": layers, "latent_dim": model.latent_dim, "labels": labels}
 
 

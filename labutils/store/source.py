@@ -131,9 +131,10 @@ class _Walk:
             self._add_source(imported)
 
     def _visit_definition(self, thing: FunctionType | type) -> None:
-        # a decorated function says that it is of the module of what it wraps
-        names = [thing.__module__, *([] if isinstance(thing, type) else [thing.__globals__.get("__name__", "")])]
-        yours = [module for name in names if (module := sys.modules.get(name)) is None or is_yours(module)]
+        # a decorated function says that it is of the module of what it wraps; its globals know better
+        home = thing.__module__ if isinstance(thing, type) else thing.__globals__.get("__name__", "")
+        modules = {sys.modules.get(thing.__module__), sys.modules.get(home)}
+        yours = {module for module in modules if module is None or is_yours(module)}
         if not yours:
             self._add(f"{thing.__module__}.{thing.__qualname__}")
             return
@@ -146,8 +147,8 @@ class _Walk:
         closure = dict(sorted(inspect.getclosurevars(thing).nonlocals.items()))
         self._visit_all("uses", [thing.__defaults__, thing.__kwdefaults__, closure])
         code = thing.__code__
-        if sys.modules.get(names[1]) not in yours:  # made by an installed decorator; what it wraps is in the closure
-            self._add(f"{names[1]}.{code.co_qualname}")
+        if sys.modules.get(home) not in yours:  # made by an installed decorator; what it wraps is in the closure
+            self._add(f"{home}.{code.co_qualname}")
             self._visit(dict(getattr(thing, "registry", {})))  # of functools.singledispatch
             return
         try:  # the code's own source: the function's is that of what it wraps
