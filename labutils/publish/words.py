@@ -63,8 +63,8 @@ PLAIN = {
     "Where should the picture shrink?":
         "Not a third time: two halvings beat three, also with the same arithmetic, but take more weights.",
     "Do improvements add up, and what should you build?":
-        "They add up, but not fully. Take first what costs next to nothing, a smooth activation function and batch "
-        "norm; only then pay for width.",
+        "They add up, but not fully. Take first what costs next to nothing, SiLU and batch norm; only then pay for "
+        "width.",
     "What does a VAE change in an autoencoder, and what does it pay?":
         "Its encoder gives distributions in place of points, all of them pulled towards one that we know; it pays with "
         "detail.",
@@ -76,8 +76,8 @@ PLAIN = {
         "Where there are fifty, more than half of them. But moving the training images at random by a pixel or two "
         "saves as much without any encoder, and for somebody who does that an encoder saves little.",
     "What do directions in a space of codes mean, and is there a digit everywhere?":
-        "Directions mean something, single numbers do not. A plain autoencoder can invent digits, too, once somebody "
-        "looks where its codes lie.",
+        "A direction says more than a single number of the code. A plain autoencoder can invent digits, too, once "
+        "somebody looks where its codes lie.",
     "Which settings of a classifier matter, and how many seeds does it take to know?":
         "Small shifts of the training images help; tanh, half the channels and no batch norm harm. With two seeds "
         "a row about a third of the effects are resolved, and all seeds confirm their direction. From about a dozen "
