@@ -27,8 +27,7 @@ FINDINGS: tuple[tuple[str, str, str, str, Mapping[str, str]], ...] = (
      rf"/ ({INTERVAL}) of the error .* together they are ({INTERVAL}) times the product",
      "Improvements combine, but not fully.",
      "SiLU and batch norm cost hardly any weights or arithmetic, and some time. Together they leave {0} of the "
-     "error after long training, which is {1} "
-     "times what their two single effects would multiply to.", {}),
+     "error after long training, which is {1} times what their two single effects would multiply to.", {}),
     ("08_vae",
      rf"It pays with × ({INTERVAL}) the squared error",
      "A VAE's codes come from a known distribution, and it pays with detail.",
@@ -64,8 +63,7 @@ PLAIN = {
     "Where should the picture shrink?":
         "Not a third time: two halvings beat three, also with the same arithmetic, but take more weights.",
     "Do improvements add up, and what should you build?":
-        "They add up, but not fully. Take SiLU and batch norm first, which cost hardly any weights or arithmetic, and "
-        "some time; only then pay for width.",
+        "They add up, but not fully. Take SiLU and batch norm first; only then pay for width.",
     "What does a VAE change in an autoencoder, and what does it pay?":
         "Its encoder gives distributions in place of points, all of them pulled towards one that we know; it pays with "
         "detail.",
